@@ -1,0 +1,97 @@
+"""CRATE beside GPT-2 by one config: the same text, recipe and tokens, over several seeds.
+
+Trains every (architecture, seed) with the main loop, one after the other, in
+WORKDIR/ARCHITECTURE-SEED (stopped and run again it goes on), and writes a table, OUT.md, and its
+numbers, OUT.json.
+
+  python benchmarks/compare.py --config=configs/shakespeare_char.py --seeds=3 \\
+    --config.data.train=input.txt --workdir=runs/shakespeare --out=benchmarks/shakespeare_char
+"""
+
+import statistics
+import sys
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from crate_jax import cli
+
+ARCHITECTURES = ("crate", "gpt2")
+COLUMNS = {
+  "val_loss": "validation loss",
+  "train_loss": "training loss",
+  "bits_per_byte": "bits per byte",
+}
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "As of crate_jax.main.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
+OUT = flags.DEFINE_string("out", None, "The table's path, without its ending.")
+SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each architecture.", lower_bound=1)
+
+
+def main() -> None:
+  """Trains and tabulates."""
+  from crate_jax.training import workdir as files
+  from crate_jax.training.loop import train
+
+  runs = []
+  for seed in range(SEEDS.value):
+    for architecture in ARCHITECTURES:  # side by side, so that drift of the machine is shared
+      config = CONFIG.value.copy_and_resolve_references()
+      config.model.architecture, config.seed = architecture, seed
+      runs.append(train(config, Path(WORKDIR.value) / f"{architecture}-{seed}"))
+  out = Path(OUT.value)
+  out.parent.mkdir(parents=True, exist_ok=True)
+  files.write_json(out.with_suffix(".json"), runs)
+  out.with_suffix(".md").write_text(_table(runs))
+  print(_table(runs))
+
+
+def _table(runs: list[dict]) -> str:
+  first = runs[0]
+  model, data = first["config"]["model"], first["data"]
+  lines = [
+    f"{model['layers']} layers, width {model['width']}, {model['heads']} heads, context "
+    f"{model['context']}, batch {first['config']['train']['batch_size']}; "
+    f"{first['steps']:,} steps, {first['tokens']:,} tokens; {SEEDS.value} seeds. "
+    f"Losses in nats per token on {first['val_tokens']:,} validation tokens; "
+    "mean (lowest to highest seed).",
+    "",
+    "| | parameters (in blocks) | training FLOPs per token | "
+    + " | ".join(COLUMNS.values())
+    + " |",
+    "|---|---|---|" + "---|" * len(COLUMNS),
+  ]
+  for architecture in ARCHITECTURES:
+    mine = [run for run in runs if run["architecture"] == architecture]
+    cells = [_spread([run[key] for run in mine]) for key in COLUMNS]
+    lines.append(
+      f"| {architecture} | {mine[0]['parameters']:,} ({mine[0]['block_parameters']:,}) "
+      f"| {mine[0]['flops_per_token']:,} | " + " | ".join(cells) + " |"
+    )
+  lines += [
+    f"| bigram, Kneser-Ney | | | {first['bigram_loss']:.4f} | | |",
+    f"| unigram | | | {first['unigram_loss']:.4f} | | |",
+    "",
+    f"Text: sha256 {data['train_sha256'][:12]}, {data['train_tokens']:,} training tokens, "
+    f"vocabulary {model['vocab_size']:,}. {first['device']}, Python {first['python']}, "
+    f"jax {first['jax']}, flax {first['flax']}, commit {first['commit'][:12]}.",
+    "",
+    "Command (paths as seen from the repository's folder):",
+    "",
+    "```",
+    "python benchmarks/compare.py " + " ".join(sys.argv[1:]),
+    "```",
+    "",
+  ]
+  return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+  mean = f"{statistics.mean(values):.4f}"
+  return mean if len(values) == 1 else f"{mean} ({min(values):.4f} to {max(values):.4f})"
+
+
+if __name__ == "__main__":
+  cli.run(main, required=["config", "workdir", "out"])

@@ -1,0 +1,113 @@
+"""The paper's models: CRATE-Base and its nine relatives, with the paper's recipe.
+
+  python -m crate_jax.main --config=configs/base.py --workdir=runs/base
+  python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6
+
+Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L and crate, gpt2; 12L,crate by default.
+
+Hardware and time: 600,000 steps of 262,144 tokens are 157 B tokens. CRATE 12L at 1.11 GFLOP per
+token takes 1.7e20 operations: an estimated 15 hours on 8 H100 at 40 % of their bf16 peak (from
+the count, not measured); GPT-2 12L an estimated 12. One accelerator does not hold the
+activations of a whole batch: set train.accumulation (16 or more on 80 GB).
+
+Published loss (Bai and Ma 2025, uncopyrighted Pile, read off the figure, +-0.01 nats per token):
+
+           1L    2L    3L    6L    12L
+  CRATE   4.06  3.55  3.46  2.36  2.27
+  GPT-2   3.83  3.23  3.11  2.16  2.13
+
+The text by default is what every machine has, Python's own library, which cannot reproduce those
+numbers: point data.train at a folder of text.
+
+This file holds every key there is. Overrides (--config.model.layers=4) apply after `get_config`,
+so a key that depends on another is None here and resolved once, in crate_jax/config.py.
+"""
+
+from ml_collections import config_dict
+
+from crate_jax.errors import UserError
+
+# layers, width, heads (Bai and Ma 2025, table of model sizes)
+SIZES = {
+  "1L": (1, 128, 4),
+  "2L": (2, 128, 4),
+  "3L": (3, 128, 4),
+  "6L": (6, 768, 12),
+  "12L": (12, 768, 12),
+}
+ARCHITECTURES = ("crate", "gpt2")
+
+
+def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
+  """Every key, with the paper's values, for SIZE[,ARCHITECTURE]."""
+  size, _, architecture = argument.partition(",")
+  architecture = architecture or "crate"
+  if size not in SIZES:
+    raise UserError(f"Unknown size {size!r} in the config's argument: one of {', '.join(SIZES)}.")
+  if architecture not in ARCHITECTURES:
+    raise UserError(
+      f"Unknown architecture {architecture!r} in the config's argument: "
+      f"one of {', '.join(ARCHITECTURES)}."
+    )
+  layers, width, heads = SIZES[size]
+
+  c = config_dict.ConfigDict()
+  c.seed = 0  # of the initial parameters and of the order of the data
+  c.init_from = ""  # "WORKDIR" or "WORKDIR@STEP" of a run whose weights to start from
+
+  c.model = m = config_dict.ConfigDict()
+  m.architecture = architecture  # "crate" or "gpt2"
+  m.layers = layers  # blocks
+  m.width = width  # d, dimension of the stream
+  m.heads = heads  # subspaces (CRATE) or heads (GPT-2); must divide the width
+  m.context = 1024  # tokens in a window, the most the model sees
+  m.vocab_size = config_dict.placeholder(int)  # rows of the embedding; None: the tokenizer's
+  m.vocab_size = 50304  # GPT-2's 50,257 padded to a multiple of 128
+  m.overcompleteness = 4  # n: dictionary atoms (CRATE) or hidden units (GPT-2) per unit of width
+  m.ista_steps = 2  # proximal steps of ISTA (CRATE)
+  m.eta = 0.1  # step size of ISTA (CRATE)
+  m.lam = 0.1  # lambda, weight of the sparsity term (CRATE); a step's threshold is eta * lam
+  m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
+  m.attention = "auto"  # kernel: "plain", "cudnn", or "auto" for the device's best
+  m.remat = "none"  # what the backward pass recomputes: "none", "dots" (all but products), "full"
+  m.unroll = False  # compile every layer by itself in place of one loop over layers
+
+  c.data = d = config_dict.ConfigDict()
+  d.train = "python_stdlib"  # that, or a text file or folder (plain, .gz, .xz)
+  d.validation = ""  # likewise; "" sets documents of `train` aside
+  d.validation_fraction = 0.1  # share of the characters set aside when `validation` is ""
+  d.tokenizer = "bpe"  # "characters", "bytes", or "bpe" trained on the training documents
+  d.bpe_vocab_size = 50257  # tokens of a "bpe" tokenizer, at most
+  d.cache_dir = ""  # where trained tokenizers are kept; "" is ~/.cache/crate_jax
+
+  c.optimizer = o = config_dict.ConfigDict()
+  o.learning_rate = 6e-4  # peak rate of AdamW
+  o.final_learning_rate = config_dict.placeholder(float)  # None: a tenth of the peak
+  o.schedule = "cosine"  # after the warm-up: "cosine", or "wsd" (constant, then 1 - sqrt decay)
+  o.warmup_steps = 2000  # steps of linear warm-up
+  o.decay_fraction = 0.2  # last part of the steps in which "wsd" decays; 0 keeps the rate constant
+  o.beta1 = 0.9  # decay of AdamW's first moment
+  o.beta2 = 0.95  # decay of AdamW's second moment
+  o.weight_decay = 0.1  # on tensors of two or more dimensions per layer
+  o.clip_norm = 1.0  # global norm of the gradient at most; 0 does not clip
+
+  c.train = t = config_dict.ConfigDict()
+  t.steps = 600_000  # updates of the parameters
+  t.batch_size = 256  # windows in one update, over all devices
+  t.accumulation = 1  # parts in which an update's batch is computed, one after the other
+  t.log_every_steps = 100  # between lines of metrics.jsonl
+
+  c.evaluation = e = config_dict.ConfigDict()
+  e.every_steps = 2000  # between evaluations; the end of a run always has one
+  e.tokens = 4_000_000  # validation tokens scored, at most; 0 scores them all
+
+  c.checkpoint = k = config_dict.ConfigDict()
+  k.every_steps = 10_000  # between checkpoints; 0 for none by steps
+  k.every_minutes = 30.0  # likewise by time; 0 for none by time. The end of a run always saves
+  k.keep = 3  # newest checkpoints that are kept
+
+  c.mesh = h = config_dict.ConfigDict()
+  h.data = -1  # devices along which the batch is split; -1 takes those left
+  h.fsdp = 1  # devices along which the batch and the parameters are split
+  h.tensor = 1  # devices along which heads, codes and vocabulary are split
+  return c

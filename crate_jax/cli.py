@@ -1,0 +1,78 @@
+"""How every command starts: flags, one-sentence errors, exit codes.
+
+Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import flags
+from ml_collections import config_flags
+
+from crate_jax import config as config_lib
+from crate_jax.errors import UserError
+
+
+def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
+  """Parses the flags, runs the command, and exits.
+
+  Args:
+    command: what to do once the flags are parsed.
+    required: names of the flags without which there is nothing to do.
+  """
+  try:
+    _parse(sys.argv, required)
+    command()
+  except UserError as error:
+    _fail(str(error), 1)
+  except flags.Error as error:
+    _fail(str(error), 2)
+  except KeyboardInterrupt:
+    _fail("Interrupted: the same command continues from the newest checkpoint.", 130)
+  sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+  sys.stdout.flush()
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  # Not sys.exit: threads of an aborted run (reading ahead, saving) must not hold the exit up.
+  os._exit(code)
+
+
+def _parse(argv: list[str], required: Sequence[str]) -> None:
+  if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+    main = sys.modules["__main__"]
+    print(f"{(main.__doc__ or '').strip()}\n\nFlags:\n{flags.FLAGS.main_module_help()}")
+    sys.exit(0)
+  if "config" in flags.FLAGS:
+    _check_config(argv)
+  rest = flags.FLAGS(argv)
+  if len(rest) > 1:
+    raise flags.Error(f"Unexpected argument {rest[1]!r}: flags are written --name=value.")
+  for name in required:
+    if flags.FLAGS[name].value in (None, ""):
+      raise flags.Error(f"The flag --{name} is required; --help shows an example.")
+
+
+def _check_config(argv: list[str]) -> None:
+  """Says what ml_collections says late or in a traceback: a missing file, an unknown key."""
+  value, keys = "", []
+  for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
+      value = following if match[1] is None else match[1]
+    elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+      keys.append(match[1])
+  if not value:
+    return
+  path = value.split(":")[0]
+  if not os.path.isfile(path):
+    raise UserError(f"--config={path}: there is no such file.")
+  parser = config_flags.config_flags.ConfigFileFlagParser(name="config", lock_config=True)
+  known = config_lib.flatten(config_lib.as_dict(parser.parse(value)))
+  groups = {key.rsplit(".", 1)[0] for key in known if "." in key}
+  for key in keys:
+    if key not in known and key not in groups:
+      raise config_lib.unknown_key(key, known)

@@ -1,0 +1,1 @@
+"""Text to batches: sources, tokenizers, windows in a fixed order. Imports nothing above it."""

@@ -1,0 +1,9 @@
+"""The one error that is meant for a person: the ground floor, which every module may import."""
+
+
+class UserError(Exception):
+  """Something that whoever runs the program can mend.
+
+  The message is one sentence that names the file, key or value at fault. Commands print it
+  without a traceback and exit with status 1 (see `crate_jax.cli`).
+  """

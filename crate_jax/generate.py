@@ -1,0 +1,38 @@
+"""Continues a prompt with a trained model.
+
+Reads a run's work directory; prints the prompt and its continuation; writes nothing.
+
+  python -m crate_jax.generate --workdir=runs/tiny --prompt="def main("
+"""
+
+from absl import flags
+
+from crate_jax import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+STEP = flags.DEFINE_integer("step", None, "One of its checkpoints; the newest by default.")
+PROMPT = flags.DEFINE_string("prompt", "", "Text to continue; none starts a document.")
+LENGTH = flags.DEFINE_integer("length", 200, "Tokens to add.", lower_bound=1)
+TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 takes the most likely.", lower_bound=0)
+TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from so many tokens; 0: all.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Of the random choices.")
+
+
+def main() -> None:
+  """Prints a sample."""
+  from crate_jax.run import load  # not before: --help and wrong flags answer at once
+
+  run = load(WORKDIR.value, STEP.value)
+  print(
+    run.generate(
+      PROMPT.value,
+      LENGTH.value,
+      temperature=TEMPERATURE.value,
+      top_k=TOP_K.value,
+      seed=SEED.value,
+    )
+  )
+
+
+if __name__ == "__main__":
+  cli.run(main, required=["workdir"])

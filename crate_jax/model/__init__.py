@@ -1,0 +1,1 @@
+"""What CRATE is: embedding, a scan of blocks (mixing, then features), head."""

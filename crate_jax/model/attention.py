@@ -1,0 +1,76 @@
+"""Causal softmax attention, and the one place where a device's kernel is chosen."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+def causal_attention(
+  q_BTKH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  *,
+  positions_BT: jax.Array | None = None,
+  kernel: str = "plain",
+) -> jax.Array:
+  """For every token the softmax-weighted mean of the values at its own and earlier positions.
+
+  Scores are scaled by 1 / sqrt(H). Scores and softmax are computed in float32 or wider.
+
+  Args:
+    q_BTKH: queries.
+    k_BSKH: keys; key s stands at position s.
+    v_BSKH: values.
+    positions_BT: position of every query, for decoding against a cache; None means that
+      query t stands at position t (then S = T).
+    kernel: "plain", "cudnn" (CUDA GPUs, half precision), or "auto": `choose_kernel`.
+
+  Returns:
+    Array of the shape and dtype of `q_BTKH`.
+  """
+  if kernel == "auto":
+    kernel = choose_kernel(jax.default_backend(), q_BTKH.dtype, q_BTKH.shape[-1])
+  if positions_BT is None and kernel == "cudnn":
+    return jax.nn.dot_product_attention(
+      q_BTKH, k_BSKH, v_BSKH, is_causal=True, implementation="cudnn"
+    )
+  return _plain(q_BTKH, k_BSKH, v_BSKH, positions_BT)
+
+
+def choose_kernel(backend: str, dtype: jnp.dtype, head_width: int) -> str:
+  """Name of the fastest kernel that is exact enough on a device: "plain" or "cudnn".
+
+  cuDNN's fused kernel takes half precision only, with heads of a multiple of 8 up to 128.
+  """
+  half = dtype in (jnp.bfloat16, jnp.float16)
+  fits = half and head_width % 8 == 0 and head_width <= 128
+  return "cudnn" if backend == "gpu" and fits else "plain"
+
+
+def _plain(
+  q_BTKH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, positions_BT: jax.Array | None
+) -> jax.Array:
+  """The reference path: every score is computed, the future is masked."""
+  T, S, H = q_BTKH.shape[1], k_BSKH.shape[1], q_BTKH.shape[-1]
+  wide = jnp.promote_types(q_BTKH.dtype, jnp.float32)
+  score_BKTS = jnp.einsum("btkh,bskh->bkts", q_BTKH, k_BSKH, preferred_element_type=wide)
+  query_BT = jnp.arange(T)[None] if positions_BT is None else positions_BT
+  visible_B1TS = (jnp.arange(S) <= query_BT[..., None])[:, None]
+  score_BKTS = jnp.where(visible_B1TS, score_BKTS / H**0.5, -jnp.inf)
+  weight_BKTS = jax.nn.softmax(score_BKTS, axis=-1).astype(v_BSKH.dtype)
+  return jnp.einsum("bkts,bskh->btkh", weight_BKTS, v_BSKH)
+
+
+def cached(
+  module: nn.Module, name: str, new_BTKH: jax.Array, positions_BT: jax.Array, context: int
+) -> jax.Array:
+  """Writes `new_BTKH` at its positions into the module's cache `name` and returns all of it.
+
+  The cache is a variable of the collection "cache", (B, context, K, H). Positions that were
+  never written, or were written by padding, lie after every query that is not padding
+  itself, so the causal mask hides them until they are overwritten.
+  """
+  B, _, K, H = new_BTKH.shape
+  variable = module.variable("cache", name, jnp.zeros, (B, context, K, H), new_BTKH.dtype)
+  variable.value = variable.value.at[jnp.arange(B)[:, None], positions_BT].set(new_BTKH)
+  return variable.value

@@ -1,0 +1,128 @@
+"""The language model: embedding, a scan over blocks, a tied head.
+
+Shapes stand in the names: B batch, T tokens, S cached tokens, D model width, K heads, H head
+width, C codes, V vocabulary, L layers.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from crate_jax.model.block import Block
+from crate_jax.model.config import ModelConfig
+from crate_jax.model.norm import LayerNorm
+
+Params = dict[str, Any]
+
+
+class LM(nn.Module):
+  """A causal language model over tokens; CRATE or GPT-2 by `config.architecture`.
+
+  Parameters of the blocks are stacked along a leading "layers" axis. That tree, with the
+  logical axis names of every parameter, is the format on disk.
+  """
+
+  config: ModelConfig
+
+  def setup(self) -> None:
+    c = self.config
+    param_dtype = jnp.promote_types(c.dtype, jnp.float32)
+
+    def table(names: tuple[str, str]) -> nn.initializers.Initializer:
+      return nn.with_logical_partitioning(nn.initializers.normal(0.02), names)
+
+    self.tokens_VD = self.param(
+      "tokens", table(("vocab", "embed")), (c.vocab_size, c.width), param_dtype
+    )
+    self.positions_SD = self.param(
+      "positions", table(("positions", "embed")), (c.context, c.width), param_dtype
+    )
+    self.blocks = nn.scan(
+      _remat(Block, c.remat),
+      variable_axes={"params": 0, "cache": 0},
+      split_rngs={"params": True},
+      in_axes=nn.broadcast,
+      length=c.layers,
+      unroll=c.layers if c.unroll else 1,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )(c)
+    self.norm = LayerNorm(use_bias=c.architecture == "crate")
+
+  def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+    """Logits of the next token at every position.
+
+    Args:
+      tokens_BT: token ids, at most `config.context` of them in a row.
+      positions_BT: positions of the tokens, to decode with the collection "cache" (which
+        `apply(..., mutable=["cache"])` creates and updates); None for 0, 1, ..., T - 1.
+
+    Returns:
+      logits_BTV, float32 or wider.
+    """
+    return self.decode(self.embed(tokens_BT, positions_BT), positions_BT)
+
+  def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+    """The stream before the first block, x_BTD, in the compute dtype."""
+    T = tokens_BT.shape[1]
+    if self.config.context < T:
+      raise ValueError(f"{T} tokens do not fit the model's context of {self.config.context}.")
+    position_BTD = (
+      self.positions_SD[None, :T] if positions_BT is None else self.positions_SD[positions_BT]
+    )
+    return (self.tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
+
+  def decode(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+    """Logits from the stream before the first block; the rest of `__call__`."""
+    x_BTD, _ = self.blocks(x_BTD, positions_BT)
+    x_BTD = self.norm(x_BTD)
+    wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
+    tokens_VD = self.tokens_VD.astype(x_BTD.dtype)
+    return jnp.einsum("btd,vd->btv", x_BTD, tokens_VD, preferred_element_type=wide)
+
+
+def _remat(block: type[Block], policy: str) -> type[Block]:
+  """The block with a named policy of what its backward pass recomputes.
+
+  "none" keeps every activation, "dots" keeps the matrix products and recomputes the rest,
+  "full" keeps only the block's input.
+  """
+  if policy == "none":
+    return block
+  keep = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[policy]
+  return nn.remat(block, policy=keep, prevent_cse=False)
+
+
+def init_params(model: LM, key: jax.Array) -> Params:
+  """Fresh parameters: a plain nested dict of arrays, blocks stacked along axis 0."""
+  return nn.unbox(model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+
+
+def abstract_params(model: LM) -> Params:
+  """The tree of `init_params` as shapes and types, at no cost."""
+  return jax.eval_shape(lambda: init_params(model, jax.random.key(0)))
+
+
+def logical_axes(model: LM) -> Params:
+  """The tree of `init_params` with each array replaced by its tuple of logical axis names."""
+  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+  boxed = abstract["params"]
+  return jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def count_parameters(config: ModelConfig) -> dict[str, int]:
+  """Numbers of parameters by part.
+
+  Returns:
+    "total" leaves the positions out, as the paper's table and nanoGPT do; "blocks",
+    "embedding" (tied with the head) and "positions" are what their names say.
+  """
+  tree = abstract_params(LM(config))
+  sizes = {name: sum(a.size for a in jax.tree.leaves(part)) for name, part in tree.items()}
+  return {
+    "total": sum(sizes.values()) - sizes["positions"],
+    "blocks": sizes["blocks"],
+    "embedding": sizes["tokens"],
+    "positions": sizes["positions"],
+  }

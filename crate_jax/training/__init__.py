@@ -1,0 +1,1 @@
+"""Training: the loop, its pure step, the optimizer, sharding, checkpoints, what a run reports."""

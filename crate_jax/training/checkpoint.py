@@ -1,0 +1,115 @@
+"""Checkpoints: Orbax saves parameters, optimizer state, and what they belong to."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+
+from crate_jax.config import CheckpointConfig
+from crate_jax.errors import UserError
+from crate_jax.training.step import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of one run, WORKDIR/checkpoints/STEP, written asynchronously.
+
+  Each holds the items "params", "optimizer", and "meta" (JSON: step, config, data facts,
+  seconds trained). A step is there whole or not at all: Orbax commits it by renaming.
+  """
+
+  def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=config.keep if config else None, enable_async_checkpointing=config is not None
+    )
+    self._manager = ocp.CheckpointManager(
+      directory(workdir), options=options, item_names=("params", "optimizer", "meta")
+    )
+
+  def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+    """Starts to save a state under its step; returns once the state may be donated."""
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(state.params),
+        optimizer=ocp.args.StandardSave(state.opt_state),
+        meta=ocp.args.JsonSave({"step": int(state.step), **meta}),
+      ),
+    )
+
+  def restore(self, step: int, like: TrainState) -> TrainState:
+    """The state of a step, with the shapes, types and shardings of `like`."""
+    items = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardRestore(_abstract(like.params)),
+        optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),
+      ),
+    )
+    count = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
+    return TrainState(count, items["params"], items["optimizer"])
+
+  def restore_params(self, step: int, like: Any) -> Any:
+    """The parameters alone."""
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
+    return self._manager.restore(step, args=args)["params"]
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays."""
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    return self._manager.restore(step, args=args)["meta"]
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    """Waits until everything is on disk, whatever ended the run."""
+    self._manager.wait_until_finished()
+    self._manager.close()
+
+
+class SavePolicy:
+  """When to save: every so many steps, and every so many minutes of the clock."""
+
+  def __init__(self, config: CheckpointConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    self._config, self._clock, self._last = config, clock, clock()
+
+  def due(self, step: int) -> bool:
+    """True if the state after update number `step` is to be saved; then the clock restarts."""
+    c = self._config
+    by_step = c.every_steps > 0 and step % c.every_steps == 0
+    by_time = c.every_minutes > 0 and self._clock() - self._last >= 60 * c.every_minutes
+    if by_step or by_time:
+      self._last = self._clock()
+    return by_step or by_time
+
+
+def directory(workdir: Path) -> Path:
+  """Where a run's checkpoints lie; absolute, as Orbax demands."""
+  return (workdir / "checkpoints").absolute()
+
+
+def steps(workdir: Path) -> list[int]:
+  """The steps that a run has whole checkpoints of, in order."""
+  folder = directory(workdir)
+  return sorted(ocp.utils.checkpoint_steps(folder)) if folder.exists() else []
+
+
+def choose_step(workdir: Path, step: int | None) -> int:
+  """The step asked for, or the newest.
+
+  Raises:
+    UserError: there is no checkpoint, or none of that step.
+  """
+  saved = steps(workdir)
+  if not saved:
+    raise UserError(f"{workdir} holds no checkpoint: it is not the work directory of a run.")
+  if step is not None and step not in saved:
+    raise UserError(f"{workdir} has no checkpoint of step {step}; it has {saved}.")
+  return saved[-1] if step is None else step
+
+
+def _abstract(tree: Any) -> Any:
+  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -1,0 +1,190 @@
+"""The training loop, top to bottom: text, build, restore, step, evaluate, save, report."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from crate_jax import config as config_lib
+from crate_jax.config import Config, Configuration
+from crate_jax.data import pipeline
+from crate_jax.data.tokenizer import Tokenizer
+from crate_jax.errors import UserError
+from crate_jax.evaluation import loss as loss_lib
+from crate_jax.evaluation import references
+from crate_jax.model import lm
+from crate_jax.training import checkpoint, optim, report, sharding
+from crate_jax.training import workdir as files
+from crate_jax.training.step import TrainState, UpdateFn, make_update
+
+
+def train(config: Configuration, workdir: Path) -> dict[str, Any]:
+  """Trains a model to the end of its config, resuming what the work directory holds.
+
+  Args:
+    config: a config file's `get_config()`, overrides applied.
+    workdir: the run's folder; made if it is not there.
+
+  Returns:
+    What result.json holds.
+
+  Raises:
+    UserError: the config, the text, or the state of the work directory does not allow it.
+  """
+  # --- What is there ------------------------------------------------------------------------
+  resume = files.resume_point(workdir, config)
+  meta = resume[1] if resume else {}
+  if resume and (result := files.read_result(workdir, resume[0].train.steps)):
+    report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
+    report.after(result, workdir)
+    return result
+  clock = report.Clock(meta)
+
+  # --- Text -----------------------------------------------------------------------------------
+  corpus = _load_corpus(config, resume[2] if resume else None)
+  c = config_lib.resolve(config, corpus.tokenizer.vocab_size)
+  if resume:
+    files.check_text(workdir, meta["data"], corpus.facts)
+  files.write_description(workdir, c, corpus)
+
+  # --- Build and restore ------------------------------------------------------------------
+  report.before(c, corpus.facts)
+  program = build(c)
+  batches = pipeline.batches(
+    corpus.train,
+    context=c.model.context,
+    batch_size=c.train.batch_size,
+    seed=c.seed,
+    start=meta.get("step", 0),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  state = program.init(jax.random.key(c.seed))
+  if resume:
+    with checkpoint.Checkpoints(workdir) as store:
+      state = store.restore(meta["step"], state)
+    report.say(f"resumed at step {meta['step']:,}")
+  elif c.init_from:
+    state = state.replace(params=files.source_params(c.init_from, state.params))
+  scored = corpus.validation[: c.evaluation.tokens + 1 if c.evaluation.tokens else None]
+  evaluate = functools.partial(
+    loss_lib.text_loss,
+    loss_lib.make_row_nll(program.model),
+    byte_lengths=corpus.tokenizer.byte_lengths(),
+    context=c.model.context,
+    batch_size=c.train.batch_size // c.train.accumulation,
+  )
+  val_loss: loss_lib.Loss | None = None
+
+  # --- Steps ------------------------------------------------------------------------------
+  step = int(state.step)
+  reporter = report.Reporter(workdir / files.METRICS, c, step, clock)
+  policy = checkpoint.SavePolicy(c.checkpoint)
+  with checkpoint.Checkpoints(workdir, c.checkpoint) as store:
+    while step < c.train.steps:
+      batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
+      state, metrics = program.update(state, batch)
+      step += 1
+      reporter.step(step, metrics)  # says the step before this one, so the device never waits
+
+      last = step == c.train.steps
+      if last or step % c.evaluation.every_steps == 0:
+        reporter.flush()
+        with clock.paused():
+          val_loss = evaluate(state.params, tokens=scored)
+          reporter.evaluation(step, val_loss)
+      if last or policy.due(step):
+        reporter.flush()
+        with clock.paused():
+          description = {"config": config_lib.to_dict(c), "data": corpus.facts}
+          store.save(state, {**description, **clock.totals()})
+
+  # --- The end ----------------------------------------------------------------------------
+  reporter.close()
+  val_loss = val_loss or evaluate(state.params, tokens=scored)
+  V = corpus.tokenizer.vocab_size
+  result = {
+    **report.model_facts(c),
+    "steps": step,
+    "tokens": step * c.train.batch_size * c.model.context,
+    "train_loss": evaluate(state.params, tokens=corpus.train[: len(scored)]).nats,
+    "val_loss": val_loss.nats,
+    "bits_per_byte": val_loss.bits_per_byte,
+    "val_tokens": val_loss.tokens,
+    "unigram_loss": references.unigram_loss(corpus.train, scored, V),
+    "bigram_loss": references.bigram_loss(corpus.train, scored, V),
+    "tokens_per_second": c.train.batch_size * c.model.context / clock.seconds_per_step(),
+    "seconds": clock.totals()["seconds"],
+    **report.environment(),
+    "data": corpus.facts,
+    "config": config_lib.to_dict(c),
+  }
+  files.write_json(workdir / files.RESULT, report.finite(result))
+  report.after(result, workdir)
+  return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The compiled pieces of a run.
+
+  Attributes:
+    model: the model.
+    init: key -> fresh state, laid out on the mesh.
+    update: (state, tokens_BT1) -> (state, metrics); consumes the state it is given.
+    batch_sharding: how a batch is laid out.
+  """
+
+  model: lm.LM
+  init: Callable[[jax.Array], TrainState]
+  update: UpdateFn
+  batch_sharding: NamedSharding
+
+
+def build(config: Config) -> Program:
+  """Everything that is jitted, with shardings in and out and the state donated."""
+  c = config
+  mesh = sharding.make_mesh(c.mesh)
+  model = lm.LM(c.model)
+  axes = lm.logical_axes(model)
+  optimizer = optim.make_optimizer(c.optimizer, c.train.steps, axes)
+  schedule = optim.make_schedule(c.optimizer, c.train.steps)
+
+  def init(key: jax.Array) -> TrainState:
+    params = lm.init_params(model, key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+  abstract = jax.eval_shape(init, jax.random.key(0))
+  state_sharding = sharding.state_shardings(abstract, optimizer, axes, mesh)
+  batch_sharding = sharding.batch_sharding(mesh, c.train.batch_size // c.train.accumulation)
+  update = jax.jit(
+    make_update(model, optimizer, schedule, c.train.accumulation),
+    in_shardings=(state_sharding, batch_sharding),
+    out_shardings=(state_sharding, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  return Program(model, jax.jit(init, out_shardings=state_sharding), update, batch_sharding)
+
+
+def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline.Corpus:
+  """The text of the config, in the run's tokenizer, that of `init_from`, or the config's."""
+  data = config_lib.data_config(config)
+  init_from = config_lib.as_dict(config).get("init_from")
+  if tokenizer is None and init_from:
+    tokenizer = files.source_tokenizer(init_from)
+  corpus = pipeline.load_corpus(
+    train=data.train,
+    validation=data.validation,
+    validation_fraction=data.validation_fraction,
+    tokenizer=tokenizer or data.tokenizer,
+    bpe_vocab_size=data.bpe_vocab_size,
+    cache=data.cache,
+  )
+  if len(corpus.validation) < 2:
+    raise UserError("The validation text has fewer than two tokens: nothing can be scored.")
+  return corpus

@@ -1,0 +1,78 @@
+"""The pure functions of training: state, loss, one update."""
+
+from collections.abc import Callable
+
+import einops
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from crate_jax.model.lm import LM, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that an update reads and writes."""
+
+  step: jax.Array  # updates done, int32 scalar
+  params: Params
+  opt_state: optax.OptState
+
+
+Metrics = dict[str, jax.Array]
+UpdateFn = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
+
+
+def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
+  """Negative log-likelihood in nats of every target, nll_BT, float32 or wider.
+
+  The only loss term of CRATE and GPT-2: cross-entropy of the next token.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    tokens_BT1: windows of T + 1 tokens; the last T are the targets.
+  """
+  logits_BTV = model.apply({"params": params}, tokens_BT1[:, :-1])
+  return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+
+
+def make_update(
+  model: LM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulation: int
+) -> UpdateFn:
+  """One update of the parameters: (state, tokens_BT1) -> (state, metrics).
+
+  The gradient is that of the mean loss over the batch, computed in `accumulation` equal parts
+  one after the other. Metrics are of the parameters before the update: loss (nats per token),
+  grad_norm (before clipping), learning_rate.
+  """
+
+  def mean_loss(params: Params, tokens_BT1: jax.Array) -> jax.Array:
+    return jnp.mean(token_nll(model, params, tokens_BT1))
+
+  def loss_and_gradient(params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, Params]:
+    if accumulation == 1:
+      return jax.value_and_grad(mean_loss)(params, tokens_BT1)
+
+    def add(total: tuple[jax.Array, Params], part: jax.Array) -> tuple:
+      return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params, part)), None
+
+    parts = einops.rearrange(tokens_BT1, "(a b) t -> a b t", a=accumulation)
+    shapes = jax.eval_shape(jax.value_and_grad(mean_loss), params, parts[0])
+    zero = jax.tree.map(jnp.zeros_like, shapes)
+    total, _ = jax.lax.scan(add, zero, parts)
+    return jax.tree.map(lambda x: x / accumulation, total)
+
+  def update(state: TrainState, tokens_BT1: jax.Array) -> tuple[TrainState, Metrics]:
+    loss, gradient = loss_and_gradient(state.params, tokens_BT1)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.tree.norm(gradient),
+      "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+    }
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), metrics
+
+  return update

@@ -1,0 +1,174 @@
+"""The files of a run's work directory, and what may differ when it is resumed.
+
+checkpoints/STEP   parameters, optimizer state, and (authoritative) config and data facts
+tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
+config.json        the resolved config, for people
+data.json          what text it was: description, digests, counts
+metrics.jsonl      one line per logged step and per evaluation
+result.json        the end of the run
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from crate_jax import config as config_lib
+from crate_jax.config import Config, Configuration
+from crate_jax.data.pipeline import Corpus
+from crate_jax.data.tokenizer import Tokenizer
+from crate_jax.errors import UserError
+from crate_jax.model import lm
+from crate_jax.training import checkpoint, optim
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
+DATA = "data.json"
+METRICS = "metrics.jsonl"
+RESULT = "result.json"
+
+# Keys that may differ when a run is resumed: its length, its intervals, where it runs, and where
+# its text lies (the text itself may not: its digest is compared). All others are refused.
+MAY_DIFFER = {
+  "train.steps",
+  "train.log_every_steps",
+  "evaluation.every_steps",
+  "checkpoint.every_steps",
+  "checkpoint.every_minutes",
+  "checkpoint.keep",
+  "mesh.data",
+  "mesh.fsdp",
+  "mesh.tensor",
+  "data.train",
+  "data.validation",
+  "data.cache_dir",
+  "init_from",
+}
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file at once or not at all."""
+  temporary = path.with_name(f".{path.name}.tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def read_meta(workdir: Path, step: int | None = None) -> dict[str, Any]:
+  """What a checkpoint says of itself: step, config, data facts, seconds trained."""
+  step = checkpoint.choose_step(workdir, step)
+  with checkpoint.Checkpoints(workdir) as store:
+    return store.meta(step)
+
+
+def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
+  """The run's result.json if it is that of a run of so many steps."""
+  path = workdir / RESULT
+  result = json.loads(path.read_text()) if path.exists() else None
+  return result if result and result["steps"] == steps else None
+
+
+def resume_point(
+  workdir: Path, config: Configuration
+) -> tuple[Config, dict[str, Any], Tokenizer] | None:
+  """What a work directory holds to go on from: the config asked for, the newest checkpoint's
+  meta, the tokenizer; None if there is no checkpoint.
+
+  Raises:
+    UserError: the config asked for is not one that this run can go on with.
+  """
+  if not checkpoint.steps(workdir):
+    return None
+  meta = read_meta(workdir)
+  tokenizer = read_tokenizer(workdir, meta["data"])
+  asked = config_lib.resolve(config, tokenizer.vocab_size)
+  check_resume(workdir, config_lib.from_dict(meta["config"]), asked, meta["step"])
+  return asked, meta, tokenizer
+
+
+def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:
+  """Writes the tokenizer, the config and the data facts."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  corpus.tokenizer.save(workdir / TOKENIZER)
+  write_json(workdir / CONFIG, config_lib.to_dict(config))
+  write_json(workdir / DATA, corpus.facts)
+
+
+def source_tokenizer(init_from: str) -> Tokenizer:
+  """The tokenizer of the run that `init_from` names."""
+  workdir, step = _parse_run(init_from)
+  return read_tokenizer(workdir, read_meta(workdir, step)["data"])
+
+
+def source_params(init_from: str, like: lm.Params) -> lm.Params:
+  """The parameters of the run that `init_from` names, laid out as `like`."""
+  workdir, step = _parse_run(init_from)
+  meta = read_meta(workdir, step)
+  there = lm.abstract_params(lm.LM(config_lib.from_dict(meta["config"]).model))
+  shapes = {jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(there)}
+  for path, leaf in jax.tree.leaves_with_path(like):
+    name = jax.tree_util.keystr(path)
+    if shapes.pop(name, None) != leaf.shape:
+      raise UserError(f"init_from={init_from!r} is another model: its {name} has another shape.")
+  if shapes:
+    raise UserError(f"init_from={init_from!r} is another model: it also has {min(shapes)}.")
+  with checkpoint.Checkpoints(workdir) as store:
+    return store.restore_params(meta["step"], like)
+
+
+def _parse_run(name: str) -> tuple[Path, int | None]:
+  """A run and one of its steps, from "WORKDIR" or "WORKDIR@STEP"."""
+  workdir, at, step = name.rpartition("@")
+  if not at:
+    return Path(name), None
+  if not step.isdigit():
+    raise UserError(f"init_from={name!r} must be WORKDIR or WORKDIR@STEP.")
+  return Path(workdir), int(step)
+
+
+def read_tokenizer(workdir: Path, facts: dict[str, Any]) -> Tokenizer:
+  """The run's tokenizer, checked against the data facts of one of its checkpoints."""
+  tokenizer = Tokenizer.load(workdir / TOKENIZER)
+  if tokenizer.digest() != facts["tokenizer_sha256"]:
+    raise UserError(
+      f"{workdir / TOKENIZER} is not the tokenizer that the checkpoints of {workdir} were trained "
+      f"with (sha256 {facts['tokenizer_sha256'][:12]}...)."
+    )
+  return tokenizer
+
+
+def check_resume(workdir: Path, saved: Config, asked: Config, step: int) -> None:
+  """Refuses to resume a run at `step` under a config that would make it another run."""
+  before = config_lib.flatten(config_lib.to_dict(saved))
+  after = config_lib.flatten(config_lib.to_dict(asked))
+  for key, value in before.items():
+    if key not in MAY_DIFFER and after[key] != value:
+      raise UserError(
+        f"{workdir} holds a run with {key}={value!r}, and this config says {after[key]!r}: "
+        "choose another --workdir or the run's own config."
+      )
+  if asked.train.steps < step:
+    raise UserError(
+      f"train.steps={asked.train.steps} is fewer than the {step} steps that the run in {workdir} "
+      "has already trained."
+    )
+  if asked.train.steps != saved.train.steps:
+    start = min(optim.decay_start(c.optimizer, c.train.steps) for c in (saved, asked))
+    if start < step:
+      raise UserError(
+        f"The run in {workdir} cannot go from train.steps={saved.train.steps} to "
+        f"{asked.train.steps}: at step {step} its learning rate has decayed since step {start}. "
+        "Start a new run with --config.init_from=WORKDIR@STEP from a checkpoint of a run at "
+        'constant rate (optimizer.schedule="wsd", before its decay).'
+      )
+
+
+def check_text(workdir: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+  """Refuses to go on with another text than the run's."""
+  for key in ("train_sha256", "validation_sha256"):
+    if saved[key] != now[key]:
+      raise UserError(
+        f"data.{key.removesuffix('_sha256')} is not the text that the run in {workdir} was trained "
+        f"on ({saved['text']}): sha256 {now[key][:12]}... in place of {saved[key][:12]}...."
+      )

@@ -1,0 +1,97 @@
+import jax
+import jax.numpy as jnp
+import models
+import numpy as np
+import pytest
+
+from crate_jax.model import sampling
+
+both = pytest.mark.parametrize("architecture", ["crate", "gpt2"])
+
+
+@both
+def test_cached_logits_equal_uncached(architecture):
+  model = models.small(architecture)
+  params, tokens = models.random_params(model), models.tokens(model)
+  want = models.logits(model, params, tokens)
+  positions = jnp.broadcast_to(jnp.arange(5), (2, 5))
+  logits, cache = models.cached_logits(model, {"params": params}, tokens[:, :5], positions)
+  np.testing.assert_allclose(logits, want[:, :5], atol=1e-5)
+  for t in range(5, 12):
+    logits, cache = models.cached_logits(
+      model, {"params": params, **cache}, tokens[:, t : t + 1], jnp.full((2, 1), t)
+    )
+    np.testing.assert_allclose(logits[:, 0], want[:, t], atol=1e-5)
+
+
+@pytest.mark.parametrize(("architecture", "tensors"), [("crate", 1), ("gpt2", 2)])
+def test_the_cache_holds_one_tensor_a_layer_in_crate(architecture, tensors):
+  model = models.small(architecture)
+  params = models.random_params(model)
+  _, state = models.cached_logits(
+    model, {"params": params}, models.tokens(model), jnp.zeros((2, 12), int)
+  )
+  leaves = jax.tree.leaves(state["cache"])
+  assert [leaf.shape for leaf in leaves] == [(3, 2, 12, 2, 8)] * tensors
+
+
+def greedy(model, params, prompt, length):
+  """One token at a time by whole forward passes, with the window rule of `sample`."""
+  tokens, start, context = list(prompt), 0, model.config.context
+  for _ in range(length):
+    if len(tokens) - start >= context:
+      start = len(tokens) - context // 2
+    window = tokens[start:]
+    padded = np.array([window + [0] * (context - len(window))], np.int32)
+    logits = models.logits(model, params, padded)
+    tokens.append(int(np.argmax(logits[0, len(window) - 1, :30])))
+  return tokens
+
+
+@both
+def test_greedy_samples_are_those_of_whole_forward_passes(architecture):
+  model = models.small(architecture)
+  params = models.random_params(model)
+  for prompt, length in [(1, 3), (5, 7), (5, 8), (11, 1), (12, 5), (30, 40)]:
+    ids = models.tokens(model, rows=1, length=prompt)[0]
+    got = sampling.sample(
+      model, params, ids, length, jax.random.key(0), temperature=0, top_k=0, vocab_size=30
+    )
+    assert got.tolist() == greedy(model, params, ids, length)
+
+
+def test_samples_follow_the_softmax():
+  model = models.small(layers=1, context=4, vocab_size=8)
+  params = models.random_params(model)
+  ids = np.array([3, 1], np.int32)
+  logits = np.asarray(models.logits(model, params, ids[None])[0, -1], np.float64)
+
+  def frequencies(**options):
+    drawn = [
+      sampling.sample(model, params, ids, 1, jax.random.key(i), vocab_size=7, **options)[-1]
+      for i in range(1500)
+    ]
+    return np.bincount(drawn, minlength=8) / len(drawn)
+
+  p = np.exp(logits / 0.7)
+  p[7] = 0  # padding of the embedding is never drawn
+  np.testing.assert_allclose(frequencies(temperature=0.7, top_k=0), p / p.sum(), atol=0.05)
+  p[np.argsort(p)[:-3]] = 0
+  np.testing.assert_allclose(frequencies(temperature=0.7, top_k=3), p / p.sum(), atol=0.05)
+
+
+def test_nothing_is_compiled_anew_for_another_length_or_prompt():
+  model = models.small()
+  params = models.random_params(model)
+
+  def run(prompt, length, temperature):
+    ids = models.tokens(model, rows=1, length=prompt)[0]
+    sampling.sample(
+      model, params, ids, length, jax.random.key(0),
+      temperature=temperature, top_k=0, vocab_size=31,
+    )  # fmt: skip
+
+  run(3, 4, 0.5)
+  before = sampling._fill._cache_size()
+  run(5, 30, 1.0)
+  assert sampling._fill._cache_size() == before

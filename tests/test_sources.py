@@ -1,0 +1,105 @@
+import gzip
+import lzma
+import subprocess
+import sys
+
+import pytest
+
+from crate_jax.data import sources
+from crate_jax.errors import UserError
+
+
+def test_documents_are_separated_by_a_line(tmp_path):
+  file = tmp_path / "a.txt"
+  file.write_text("one\nmore\n<|endoftext|>\ntwo <|endoftext|> inside\n<|endoftext|>\n\n")
+  assert sources.read_documents(str(file)) == ["one\nmore\n", "two <|endoftext|> inside\n"]
+
+
+def test_a_folder_is_read_by_name_plain_gz_and_xz(tmp_path):
+  (tmp_path / "sub").mkdir()
+  (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"second"))
+  (tmp_path / "sub" / "c.txt.xz").write_bytes(lzma.compress("dritte \u00fc".encode()))
+  (tmp_path / "a.txt").write_text("first")
+  (tmp_path / ".hidden").write_bytes(b"\xff")
+  assert sources.read_documents(str(tmp_path)) == ["first", "second", "dritte \u00fc"]
+
+
+@pytest.mark.parametrize(
+  ("name", "data", "sentence"),
+  [
+    ("empty.txt", b"", "is empty"),
+    ("blank.txt", b"\n \n<|endoftext|>\n", "is empty"),
+    ("latin.txt", b"caf\xe9", r"latin.txt is not UTF-8 text \(byte 0xe9 at 3\)"),
+    ("cut.txt.gz", gzip.compress(b"text" * 99)[:20], r"cut.txt.gz cannot be read"),
+    ("bad.txt.gz", b"no gzip", r"bad.txt.gz cannot be read"),
+    ("bad.txt.xz", b"no xz", r"bad.txt.xz cannot be read"),
+  ],
+)
+def test_a_bad_file_is_named(tmp_path, name, data, sentence):
+  (tmp_path / name).write_bytes(data)
+  with pytest.raises(UserError, match=sentence):
+    sources.read_documents(str(tmp_path / name), "data.train")
+
+
+def test_a_missing_file_is_named(tmp_path):
+  with pytest.raises(UserError, match=r"data\.train='.*nothing\.txt': there is no such file"):
+    sources.read_documents(str(tmp_path / "nothing.txt"), "data.train")
+
+
+def test_whole_documents_are_set_aside(text):
+  split = sources.read_split(str(text), "", 0.2)
+  documents = sources.read_documents(str(text))
+  assert sorted(split.train + split.validation) == sorted(documents)
+  share = sum(map(len, split.validation)) / sum(map(len, documents))
+  assert 0.2 <= share < 0.3
+  assert split.whole and split.duplicates == 0
+  again = sources.read_split(str(text), "", 0.2)
+  assert (again.train, again.validation) == (split.train, split.validation)
+
+
+def test_a_single_document_is_cut(tmp_path):
+  file = tmp_path / "one.txt"
+  file.write_text("0123456789" * 10)
+  split = sources.read_split(str(file), "", 0.1)
+  assert split.train == ["0123456789" * 9] and split.validation == ["0123456789"]
+  assert not split.whole
+
+
+def test_duplicates_between_the_splits_are_dropped_from_training(tmp_path):
+  train, validation = tmp_path / "train", tmp_path / "validation"
+  train.write_text("a\n<|endoftext|>\nb\n<|endoftext|>\na\n<|endoftext|>\nc\n")
+  validation.write_text("a\n<|endoftext|>\nd\n")
+  split = sources.read_split(str(train), str(validation), 0.1)
+  assert split.train == ["b\n", "c\n"] and split.validation == ["a\n", "d\n"]
+  assert split.duplicates == 2
+
+
+def test_copies_within_a_source_stay_on_one_side(tmp_path):
+  file = tmp_path / "text"
+  file.write_text("\n<|endoftext|>\n".join(f"document {i % 5}" for i in range(40)))
+  split = sources.read_split(str(file), "", 0.2)
+  assert split.train and split.validation
+  assert not set(split.train) & set(split.validation)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
+def test_a_fraction_outside_zero_and_one_is_refused(text, fraction):
+  with pytest.raises(UserError, match=r"data\.validation_fraction"):
+    sources.read_split(str(text), "", fraction)
+
+
+def test_the_standard_library_is_the_same_text_in_another_process():
+  documents = sources.read_documents("python_stdlib")
+  assert sum(map(len, documents)) > 6e6
+  program = (
+    "from crate_jax.data.sources import *; print(digest(read_documents('python_stdlib')), end='')"
+  )
+  other = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+  )
+  assert other.stdout == sources.digest(documents)
+  assert sources.digest(documents[1:]) != other.stdout
+
+
+def test_boundaries_of_documents_enter_the_digest():
+  assert sources.digest(["ab", "c"]) != sources.digest(["a", "bc"])
