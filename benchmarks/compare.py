@@ -25,8 +25,8 @@ COLUMNS = {
 }
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "As of crate_jax.main.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the runs.")
-OUT = flags.DEFINE_string("out", None, "The table's path, without its ending.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the runs.")
+OUT = flags.DEFINE_string("out", "", "The table's path, without its ending.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each architecture.", lower_bound=1)
 
 

@@ -75,4 +75,4 @@ def _check_config(argv: list[str]) -> None:
   groups = {key.rsplit(".", 1)[0] for key in known if "." in key}
   for key in keys:
     if key not in known and key not in groups:
-      raise config_lib.unknown_key(key, known)
+      raise config_lib.unknown_key(key, [*known, *groups])

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 from crate_jax.errors import UserError
 from crate_jax.model.config import ModelConfig
 
-Configuration = Mapping[str, Any] | ConfigDict  # what a config file's get_config() returns
+Configuration: typing.TypeAlias = (
+  Mapping[str, Any] | ConfigDict
+)  # what a config file's get_config() returns
 SCHEDULES = ("cosine", "wsd")
 
 

@@ -13,7 +13,7 @@ from absl import flags
 
 from crate_jax import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 STEP = flags.DEFINE_integer("step", None, "One of its checkpoints; the newest by default.")
 DATA = flags.DEFINE_string("data", "", "A text file or folder, plain, .gz or .xz.")
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from crate_jax import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 STEP = flags.DEFINE_integer("step", None, "One of its checkpoints; the newest by default.")
 PROMPT = flags.DEFINE_string("prompt", "", "Text to continue; none starts a document.")
 LENGTH = flags.DEFINE_integer("length", 200, "Tokens to add.", lower_bound=1)

@@ -20,7 +20,7 @@ from crate_jax import cli
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config file, FILE.py[:ARGUMENT]; --config.KEY=VALUE changes a key."
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder, made if it is not there.")
+WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder, made if it is not there.")
 
 
 def main() -> None:

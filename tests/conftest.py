@@ -37,17 +37,21 @@ def shared_data() -> Path:
   return folder
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-  """A file of twelve documents, about 20 kB of patterned words."""
+def write_text(file: Path) -> Path:
+  """Writes twelve documents, about 20 kB of patterned words."""
   words = "the cat sat on a mat and saw that dog run to his own red hat by it".split()  # noqa: SIM905
   documents = []
   for d in range(12):
     chosen = [words[(i * i + d * i + 3 * d) % len(words)] for i in range(400)]
     documents.append(" ".join(chosen) + f" end of {d}\n")
-  file = tmp_path / "text.txt"
   file.write_text("<|endoftext|>\n".join(documents))
   return file
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+  """A file as `write_text` writes it."""
+  return write_text(tmp_path / "text.txt")
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +61,7 @@ def test_the_objective_falls_with_every_step_below_the_bound():
     return 0.5 * np.sum((z[0] - codes @ dictionary) ** 2) + 0.3 * np.sum(codes)
 
   values = [objective(steps) for steps in range(6)]
-  assert all(later < earlier for earlier, later in zip(values, values[1:], strict=False))
+  assert all(later < earlier for earlier, later in itertools.pairwise(values))
 
 
 def test_correlation_is_computed_once():

@@ -201,18 +201,18 @@ def test_decay_mask_of_the_scanned_tree_is_that_of_single_blocks(architecture):
   assert jax.tree.map(lambda x: x.ndim >= 2, scanned) != mask["blocks"]  # the trap itself
 
 
-def test_every_parameter_axis_has_a_name():
-  for architecture in ("crate", "gpt2"):
-    model = models.small(architecture)
-    shapes = jax.tree.map(lambda x: x.shape, lm.abstract_params(model))
-    sizes = {"layers": 3, "vocab": 31, "embed": 16, "heads": 2, "head_width": 8}
-    sizes |= {"codes": 64, "positions": 12, "qkv": 3}
-    named = jax.tree.map(
-      lambda names: tuple(sizes[n] for n in names),
-      lm.logical_axes(model),
-      is_leaf=lambda x: isinstance(x, tuple),
-    )
-    assert named == shapes
+@both
+def test_every_parameter_axis_has_a_name(architecture):
+  model = models.small(architecture)
+  shapes = jax.tree.map(lambda x: x.shape, lm.abstract_params(model))
+  sizes = {"layers": 3, "vocab": 31, "embed": 16, "heads": 2, "head_width": 8}
+  sizes |= {"codes": 64, "positions": 12, "qkv": 3}
+  named = jax.tree.map(
+    lambda names: tuple(sizes[n] for n in names),
+    lm.logical_axes(model),
+    is_leaf=lambda x: isinstance(x, tuple),
+  )
+  assert named == shapes
 
 
 def test_more_tokens_than_the_context_are_refused():

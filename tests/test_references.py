@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections import Counter
 
@@ -17,7 +18,7 @@ def _texts(V=12, n=400, m=60):
 
 def kneser_ney(train, V):
   """p(w | v) as a function, word for word after Chen and Goodman, with dictionaries."""
-  pairs = Counter(zip(train[:-1], train[1:], strict=True))
+  pairs = Counter(itertools.pairwise(train))
 
   def discount(counts):
     ones = sum(c == 1 for c in counts)
@@ -46,7 +47,7 @@ def test_bigram_loss_is_that_of_kneser_ney():
   V = 12
   train, tokens = _texts(V)
   p = kneser_ney(train.tolist(), V)
-  want = -np.mean([math.log(p(w, v)) for v, w in zip(tokens[:-1], tokens[1:], strict=True)])
+  want = -np.mean([math.log(p(w, v)) for v, w in itertools.pairwise(tokens)])
   assert references.bigram_loss(train, tokens, V) == pytest.approx(want, rel=1e-12)
 
 

@@ -153,7 +153,8 @@ def _read(file: Path, key: str) -> str:
 
 def _split_documents(text: str) -> list[str]:
   """The documents of one file; a separator is a whole line, blank documents are dropped."""
-  documents, lines = [], []
+  documents: list[str] = []
+  lines: list[str] = []
   for line in text.splitlines(keepends=True) if SEPARATOR in text else [text]:
     if line.strip() == SEPARATOR:
       documents.append("".join(lines))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from crate_jax.model.block import Block
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.norm import LayerNorm
+from crate_jax.model.parameter import parameter
 
 Params = dict[str, Any]
 
@@ -28,16 +29,10 @@ class LM(nn.Module):
 
   def setup(self) -> None:
     c = self.config
-    param_dtype = jnp.promote_types(c.dtype, jnp.float32)
-
-    def table(names: tuple[str, str]) -> nn.initializers.Initializer:
-      return nn.with_logical_partitioning(nn.initializers.normal(0.02), names)
-
-    self.tokens_VD = self.param(
-      "tokens", table(("vocab", "embed")), (c.vocab_size, c.width), param_dtype
-    )
-    self.positions_SD = self.param(
-      "positions", table(("positions", "embed")), (c.context, c.width), param_dtype
+    init, embed = nn.initializers.normal(0.02), {"embed": c.width}
+    self.tokens_VD = parameter(self, "tokens", init, {"vocab": c.vocab_size} | embed, c.dtype)
+    self.positions_SD = parameter(
+      self, "positions", init, {"positions": c.context} | embed, c.dtype
     )
     self.blocks = nn.scan(
       _remat(Block, c.remat),

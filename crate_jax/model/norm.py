@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.model.parameter import parameter
+
 EPSILON = 1e-5
 
 
@@ -37,11 +39,9 @@ class LayerNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    D = x_BTD.shape[-1]
-    dtype = jnp.promote_types(x_BTD.dtype, jnp.float32)
-    names = ("embed",)
-    ones = nn.with_logical_partitioning(nn.initializers.ones, names)
-    zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
-    scale_D = self.param("scale", ones, (D,), dtype)
-    bias_D = self.param("bias", zeros, (D,), dtype) if self.use_bias else None
+    axes = {"embed": x_BTD.shape[-1]}
+    scale_D = parameter(self, "scale", nn.initializers.ones, axes, x_BTD.dtype)
+    if not self.use_bias:
+      return layer_norm(x_BTD, scale_D)
+    bias_D = parameter(self, "bias", nn.initializers.zeros, axes, x_BTD.dtype)
     return layer_norm(x_BTD, scale_D, bias_D)

@@ -37,6 +37,7 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     UserError: the config, the text, or the state of the work directory does not allow it.
   """
   # --- What is there ------------------------------------------------------------------------
+  config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
   resume = files.resume_point(workdir, config)
   meta = resume[1] if resume else {}
   if resume and (result := files.read_result(workdir, resume[0].train.steps)):
@@ -50,7 +51,6 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   c = config_lib.resolve(config, corpus.tokenizer.vocab_size)
   if resume:
     files.check_text(workdir, meta["data"], corpus.facts)
-  files.write_description(workdir, c, corpus)
 
   # --- Build and restore ------------------------------------------------------------------
   report.before(c, corpus.facts)
@@ -70,7 +70,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
       state = store.restore(meta["step"], state)
     report.say(f"resumed at step {meta['step']:,}")
   elif c.init_from:
-    state = state.replace(params=files.source_params(c.init_from, state.params))
+    params = files.source_params(c.init_from, state.params)
+    state = dataclasses.replace(state, params=params)
   scored = corpus.validation[: c.evaluation.tokens + 1 if c.evaluation.tokens else None]
   evaluate = functools.partial(
     loss_lib.text_loss,
@@ -82,10 +83,13 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   val_loss: loss_lib.Loss | None = None
 
   # --- Steps ------------------------------------------------------------------------------
+  files.write_description(workdir, c, corpus)
   step = int(state.step)
-  reporter = report.Reporter(workdir / files.METRICS, c, step, clock)
   policy = checkpoint.SavePolicy(c.checkpoint)
-  with checkpoint.Checkpoints(workdir, c.checkpoint) as store:
+  with (
+    report.Reporter(workdir / files.METRICS, c, step, clock) as reporter,
+    checkpoint.Checkpoints(workdir, c.checkpoint) as store,
+  ):
     while step < c.train.steps:
       batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
       state, metrics = program.update(state, batch)
@@ -105,7 +109,6 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
           store.save(state, {**description, **clock.totals()})
 
   # --- The end ----------------------------------------------------------------------------
-  reporter.close()
   val_loss = val_loss or evaluate(state.params, tokens=scored)
   V = corpus.tokenizer.vocab_size
   result = {
@@ -124,7 +127,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     "data": corpus.facts,
     "config": config_lib.to_dict(c),
   }
-  files.write_json(workdir / files.RESULT, report.finite(result))
+  result = report.finite(result)
+  files.write_json(workdir / files.RESULT, result)
   report.after(result, workdir)
   return result
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -101,9 +101,11 @@ class Reporter:
     self._write(step, val_loss=loss.nats, bits_per_byte=loss.bits_per_byte)
     say(f"step {step:,}  val_loss {loss.nats:.4f}  {loss.bits_per_byte:.4f} bits per byte")
 
-  def close(self) -> None:
-    """Reports what is left."""
-    self.flush()
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    """Closes the file; an update that is still pending when a run breaks off is not reported."""
     self._file.close()
 
   def _report(self) -> None:
@@ -119,10 +121,12 @@ class Reporter:
     seconds = self._clock.seconds_per_step()
     tokens = train.batch_size * self._config.model.context
     self._write(step, **values, tokens=step * tokens, tokens_per_second=tokens / seconds)
+    pace = ""
+    if math.isfinite(seconds):  # not before the second step: the first one compiles
+      pace = f"  {tokens / seconds:,.0f} tokens/s  {duration(seconds * (train.steps - step))} left"
     say(
       f"step {step:,}/{train.steps:,}  loss {values['loss']:.4f}  "
-      f"grad {values['grad_norm']:.2f}  rate {values['learning_rate']:.2e}  "
-      f"{tokens / seconds:,.0f} tokens/s  {duration(seconds * (train.steps - step))} left"
+      f"grad {values['grad_norm']:.2f}  rate {values['learning_rate']:.2e}{pace}"
     )
 
   def _write(self, step: int, **values: float) -> None:
@@ -143,9 +147,7 @@ def say(text: str = "") -> None:
 
 
 def duration(seconds: float) -> str:
-  """12s, 3m05s, 2h07m; "?" for NaN."""
-  if seconds != seconds:
-    return "?"
+  """12s, 3m05s, 2h07m."""
   s = round(seconds)
   if s < 60:
     return f"{s}s"
@@ -211,16 +213,23 @@ def before(config: Config, facts: dict[str, Any]) -> None:
 
 def after(result: dict[str, Any], workdir: Path) -> None:
   """Says how the run ended."""
-  gap = result["val_loss"] - result["bigram_loss"]
-  side = "above" if gap > 0 else "below"
+
+  def beside(reference: str) -> str:
+    gap = result["val_loss"] - result[reference]
+    return (
+      f"{result[reference]:.4f}  (val_loss is {abs(gap):.4f} {'above' if gap > 0 else 'below'})"
+    )
+
+  speed = result["tokens_per_second"]
   say(
     f"\nfinished: {result['steps']:,} steps, {result['tokens']:,} tokens in "
-    f"{duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens/s\n"
-    f"  val_loss     {result['val_loss']:.4f} nats per token"
-    f" = {result['bits_per_byte']:.4f} bits per byte\n"
-    f"  train_loss   {result['train_loss']:.4f}\n"
-    f"  unigram_loss {result['unigram_loss']:.4f}  (val_loss is "
-    f"{result['unigram_loss'] - result['val_loss']:.4f} below)\n"
-    f"  bigram_loss  {result['bigram_loss']:.4f}  (val_loss is {abs(gap):.4f} {side})\n"
-    f"written to {workdir / 'result.json'}"
+    f"{duration(result['seconds'])}" + (f", {speed:,.0f} tokens/s" if speed else "")
   )
+  say(
+    f"  val_loss     {result['val_loss']:.4f}  nats per token"
+    f" = {result['bits_per_byte']:.4f} bits per byte"
+  )
+  say(f"  train_loss   {result['train_loss']:.4f}")
+  say(f"  unigram_loss {beside('unigram_loss')}")
+  say(f"  bigram_loss  {beside('bigram_loss')}")
+  say(f"written to {workdir / 'result.json'}")

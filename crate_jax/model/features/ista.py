@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.parameter import parameter
 
 
 def ista(z_BTD: jax.Array, dict_CD: jax.Array, *, steps: int, eta: float, lam: float) -> jax.Array:
@@ -45,13 +46,9 @@ class ISTA(nn.Module):
   @nn.compact
   def __call__(self, z_BTD: jax.Array) -> jax.Array:
     c = self.config
-    bound = (6 / c.width) ** 0.5
-    dict_CD = self.param(
-      "dictionary",
-      nn.with_logical_partitioning(_symmetric_uniform(bound), ("codes", "embed")),
-      (c.codes, c.width),
-      jnp.promote_types(z_BTD.dtype, jnp.float32),
-    ).astype(z_BTD.dtype)
+    init = _symmetric_uniform((6 / c.width) ** 0.5)
+    axes = {"codes": c.codes, "embed": c.width}
+    dict_CD = parameter(self, "dictionary", init, axes, z_BTD.dtype).astype(z_BTD.dtype)
     a_BTC = ista(z_BTD, dict_CD, steps=c.ista_steps, eta=c.eta, lam=c.lam)
     return jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
 

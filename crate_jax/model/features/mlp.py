@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.parameter import parameter
 
 
 class MLP(nn.Module):
@@ -18,19 +19,10 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, z_BTD: jax.Array) -> jax.Array:
     c = self.config
-    normal = nn.initializers.normal
-    param_dtype = jnp.promote_types(z_BTD.dtype, jnp.float32)
-    encoder_DC = self.param(
-      "encoder",
-      nn.with_logical_partitioning(normal(0.02), ("embed", "codes")),
-      (c.width, c.codes),
-      param_dtype,
-    )
-    decoder_CD = self.param(
-      "decoder",
-      nn.with_logical_partitioning(normal(0.02 / (2 * c.layers) ** 0.5), ("codes", "embed")),
-      (c.codes, c.width),
-      param_dtype,
-    )
-    a_BTC = jax.nn.relu(jnp.einsum("btd,dc->btc", z_BTD, encoder_DC.astype(z_BTD.dtype)))
-    return jnp.einsum("btc,cd->btd", a_BTC, decoder_CD.astype(z_BTD.dtype))
+    normal, dtype = nn.initializers.normal, z_BTD.dtype
+    embed, codes = {"embed": c.width}, {"codes": c.codes}
+    encoder_DC = parameter(self, "encoder", normal(0.02), embed | codes, dtype)
+    decoder_init = normal(0.02 / (2 * c.layers) ** 0.5)
+    decoder_CD = parameter(self, "decoder", decoder_init, codes | embed, dtype)
+    a_BTC = jax.nn.relu(jnp.einsum("btd,dc->btc", z_BTD, encoder_DC.astype(dtype)))
+    return jnp.einsum("btc,cd->btd", a_BTC, decoder_CD.astype(dtype))

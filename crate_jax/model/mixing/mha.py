@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from crate_jax.model import attention
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.parameter import parameter
 
 
 class MultiHeadAttention(nn.Module):
@@ -16,28 +17,17 @@ class MultiHeadAttention(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     c = self.config
-    D, K, H = c.width, c.heads, c.head_width
-    normal = nn.initializers.normal
-    param_dtype = jnp.promote_types(x_BTD.dtype, jnp.float32)
-    qkv_3DKH = self.param(
-      "qkv",
-      nn.with_logical_partitioning(normal(0.02), ("qkv", "embed", "heads", "head_width")),
-      (3, D, K, H),
-      param_dtype,
-    )
-    output_KHD = self.param(
-      "output",
-      nn.with_logical_partitioning(
-        normal(0.02 / (2 * c.layers) ** 0.5), ("heads", "head_width", "embed")
-      ),
-      (K, H, D),
-      param_dtype,
-    )
-    q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH.astype(x_BTD.dtype))
+    normal, dtype = nn.initializers.normal, x_BTD.dtype
+    heads = {"heads": c.heads, "head_width": c.head_width}
+    embed = {"embed": c.width}
+    qkv_3DKH = parameter(self, "qkv", normal(0.02), {"qkv": 3} | embed | heads, dtype)
+    output_init = normal(0.02 / (2 * c.layers) ** 0.5)
+    output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
+    q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH.astype(dtype))
     if positions_BT is None:
       y_BTKH = attention.causal_attention(q_BTKH, k_BTKH, v_BTKH, kernel=c.attention)
     else:
       k_BSKH = attention.cached(self, "key", k_BTKH, positions_BT, c.context)
       v_BSKH = attention.cached(self, "value", v_BTKH, positions_BT, c.context)
       y_BTKH = attention.causal_attention(q_BTKH, k_BSKH, v_BSKH, positions_BT=positions_BT)
-    return jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(x_BTD.dtype))
+    return jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(dtype))

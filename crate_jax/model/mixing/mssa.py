@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from crate_jax.model import attention
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.parameter import parameter
 
 
 def mssa(u_BTKH: jax.Array, *, kernel: str = "plain") -> jax.Array:
@@ -38,34 +39,18 @@ class MSSA(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     c = self.config
-    D, K, H = c.width, c.heads, c.head_width
-    normal = nn.initializers.normal
-    param_dtype = jnp.promote_types(x_BTD.dtype, jnp.float32)
-    subspaces_DKH = self.param(
-      "subspaces",
-      nn.with_logical_partitioning(normal(0.02), ("embed", "heads", "head_width")),
-      (D, K, H),
-      param_dtype,
-    )
-    output_KHD = self.param(
-      "output",
-      nn.with_logical_partitioning(
-        normal(0.02 / (2 * c.layers) ** 0.5), ("heads", "head_width", "embed")
-      ),
-      (K, H, D),
-      param_dtype,
-    )
-    bias_D = self.param(
-      "output_bias",
-      nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
-      (D,),
-      param_dtype,
-    )
-    u_BTKH = jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(x_BTD.dtype))
+    normal, dtype = nn.initializers.normal, x_BTD.dtype
+    heads = {"heads": c.heads, "head_width": c.head_width}
+    embed = {"embed": c.width}
+    subspaces_DKH = parameter(self, "subspaces", normal(0.02), embed | heads, dtype)
+    output_init = normal(0.02 / (2 * c.layers) ** 0.5)
+    output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
+    bias_D = parameter(self, "output_bias", nn.initializers.zeros, embed, dtype)
+    u_BTKH = jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype))
     if positions_BT is None:
       y_BTKH = mssa(u_BTKH, kernel=c.attention)
     else:
       past_BSKH = attention.cached(self, "u", u_BTKH, positions_BT, c.context)
       y_BTKH = attention.causal_attention(u_BTKH, past_BSKH, past_BSKH, positions_BT=positions_BT)
-    y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(x_BTD.dtype))
-    return y_BTD + bias_D.astype(x_BTD.dtype)
+    y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(dtype))
+    return y_BTD + bias_D.astype(dtype)

@@ -1,0 +1,253 @@
+import dataclasses
+import json
+import math
+import shutil
+
+import conftest
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import crate_jax
+from crate_jax import config as config_lib
+from crate_jax.data import pipeline
+from crate_jax.data.tokenizer import make_tokenizer
+from crate_jax.errors import UserError
+from crate_jax.evaluation import references
+from crate_jax.training import checkpoint, loop
+
+TIMINGS = ("tokens_per_second",)
+
+
+def metrics(workdir):
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [{k: v for k, v in json.loads(line).items() if k not in TIMINGS} for line in lines]
+
+
+def final_state(config, workdir):
+  meta_step = checkpoint.steps(workdir)[-1]
+  with checkpoint.Checkpoints(workdir) as store:
+    resolved = config_lib.from_dict(store.meta(meta_step)["config"])
+    like = loop.build(resolved).init(jax.random.key(9))
+    return store.restore(meta_step, like)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A config and the work directory of a run of it that is finished; not to be changed."""
+  folder = tmp_path_factory.mktemp("finished")
+  config = conftest.small_config(conftest.write_text(folder / "text.txt"))
+  loop.train(config, folder / "run")
+  return config, folder / "run"
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+  """The same, to change at will."""
+  config, workdir = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  return config.copy_and_resolve_references(), tmp_path / "run"
+
+
+class Stop(Exception):
+  pass
+
+
+def stop_after(monkeypatch, batches):
+  """Makes the text end, as a power cut would, after so many batches."""
+  original = pipeline.batches
+
+  def cut(*args, **options):
+    for i, batch in enumerate(original(*args, **options)):
+      if i == batches:
+        raise Stop
+      yield batch
+
+  monkeypatch.setattr(pipeline, "batches", cut)
+
+
+@pytest.mark.parametrize("architecture", ["crate", "gpt2"])
+def test_ten_steps_straight_equal_five_stop_resume_five(architecture, text, tmp_path, monkeypatch):
+  config = conftest.small_config(text, architecture)
+  straight, broken = tmp_path / "straight", tmp_path / "broken"
+  result = loop.train(config, straight)
+  with monkeypatch.context() as patch:
+    stop_after(patch, 7)  # two steps past the checkpoint, whose metrics must not stay
+    with pytest.raises(Stop):
+      loop.train(config, broken)
+  assert checkpoint.steps(broken) == [5]
+  resumed = loop.train(config, broken)
+
+  jax.tree.map(
+    np.testing.assert_array_equal, final_state(config, straight), final_state(config, broken)
+  )
+  assert metrics(straight) == metrics(broken)
+  assert [m["step"] for m in metrics(straight) if "loss" in m] == list(range(1, 11))
+  timed = ("tokens_per_second", "seconds")
+  for name in result:
+    assert name in timed or result[name] == resumed[name], name
+
+
+def test_the_result_says_what_the_run_was(finished):
+  small, workdir = finished
+  result = json.loads((workdir / "result.json").read_text())
+  wanted = """architecture parameters block_parameters flops_per_token steps tokens train_loss
+    val_loss bits_per_byte unigram_loss bigram_loss tokens_per_second seconds python jax flax
+    device commit config"""
+  assert set(wanted.split()) <= set(result)
+  assert (result["steps"], result["tokens"]) == (10, 10 * 8 * 16)
+  assert result["parameters"] == sum(
+    x.size for k, v in final_state(small, workdir).params.items()
+    if k != "positions" for x in jax.tree.leaves(v)
+  )  # fmt: skip
+
+  run = crate_jax.load(workdir)
+  assert run.step == 10 and config_lib.to_dict(run.config) == result["config"]
+  corpus = loop._load_corpus(small, None)
+  scored = corpus.validation[:501]
+  got = run.loss(scored)
+  assert got.nats == pytest.approx(result["val_loss"], rel=1e-6)
+  assert got.bits_per_byte == pytest.approx(result["bits_per_byte"], rel=1e-6)
+  assert got.tokens == result["val_tokens"] == 500
+  assert run.loss(corpus.train[:501]).nats == pytest.approx(result["train_loss"], rel=1e-6)
+  assert references.bigram_loss(corpus.train, scored, 257) == result["bigram_loss"]
+  assert references.unigram_loss(corpus.train, scored, 257) == result["unigram_loss"]
+  assert result["val_loss"] < math.log(257)
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_steps_asked_are_updates_done(accumulation, small, tmp_path):
+  small.train.accumulation, small.train.steps = accumulation, 7
+  loop.train(small, tmp_path)
+  state = final_state(small, tmp_path)
+  assert int(state.step) == 7
+  counts = [x for x in jax.tree.leaves(state.opt_state) if x.shape == () and x.dtype == jnp.int32]
+  assert counts and all(int(count) == 7 for count in counts)
+  assert len([m for m in metrics(tmp_path) if "loss" in m]) == 7
+
+
+def test_a_finished_run_is_not_trained_again(finished, capsys, monkeypatch):
+  small, workdir = finished
+  monkeypatch.setattr(pipeline, "load_corpus", None)  # would fail if the text were read
+  result = json.loads((workdir / "result.json").read_text())
+  assert loop.train(small, workdir) == result
+  assert "is finished" in capsys.readouterr().out
+
+
+def test_another_config_is_refused_by_key(done):
+  small, workdir = done
+  before = sorted(p.name for p in workdir.rglob("*"))
+  for key, value in [("model.layers", 3), ("seed", 1), ("optimizer.learning_rate", 1e-3)]:
+    changed = small.copy_and_resolve_references()
+    changed.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"holds a run with {key}=.* says {value}"):
+      loop.train(changed, workdir)
+  assert sorted(p.name for p in workdir.rglob("*")) == before
+
+
+def test_another_text_is_refused(small, text, tmp_path):
+  workdir = tmp_path / "run"
+  small.train.steps = 5
+  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+  loop.train(small, workdir)
+  small.train.steps = 10
+  moved = text.rename(text.with_name("moved.txt"))
+  small.data.train = str(moved)
+  moved.write_text(moved.read_text().replace("cat", "cow"))
+  with pytest.raises(UserError, match=r"is not the text that the run in .* was trained on"):
+    loop.train(small, workdir)
+  moved.write_text(moved.read_text().replace("cow", "cat"))
+  assert loop.train(small, workdir)["steps"] == 10  # a path may change
+
+
+def test_fewer_steps_than_trained_are_refused(done):
+  small, workdir = done
+  small.train.steps = 9
+  with pytest.raises(UserError, match=r"train\.steps=9 is fewer than the 10 steps"):
+    loop.train(small, workdir)
+
+
+def test_a_decayed_run_is_not_extended(done):
+  small, workdir = done
+  small.train.steps = 20
+  with pytest.raises(UserError, match=r"its learning rate has decayed since step 2.*init_from"):
+    loop.train(small, workdir)
+
+
+def test_a_run_at_constant_rate_is_extended(small, tmp_path):
+  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+  straight, extended = tmp_path / "straight", tmp_path / "extended"
+  loop.train(small, straight)
+  small.train.steps = 5
+  loop.train(small, extended)
+  small.train.steps = 10
+  loop.train(small, extended)
+  jax.tree.map(
+    np.testing.assert_array_equal, final_state(small, straight), final_state(small, extended)
+  )
+
+
+def test_a_strange_tokenizer_is_refused(done, tmp_path):
+  small, workdir = done
+  other = make_tokenizer("characters", ["another vocabulary"], [], 0, tmp_path)
+  other.save(workdir / "tokenizer.json")
+  small.train.steps = 20
+  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
+    loop.train(small, workdir)
+  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
+    crate_jax.load(workdir)
+
+
+def test_a_run_starts_from_anothers_weights_and_tokenizer(small, tmp_path):
+  small.data.tokenizer, small.data.bpe_vocab_size = "bpe", 280
+  small.data.cache_dir = str(tmp_path / "cache")
+  small.checkpoint.keep = 2
+  loop.train(small, tmp_path / "first")
+  small.init_from = f"{tmp_path / 'first'}@5"
+  small.train.steps, small.data.bpe_vocab_size = 3, 270  # not used: the weights' own is
+  loop.train(small, tmp_path / "second")
+  first, second = metrics(tmp_path / "first"), metrics(tmp_path / "second")
+  at_five = crate_jax.load(tmp_path / "first", 5)
+  assert crate_jax.load(tmp_path / "second").tokenizer.digest() == at_five.tokenizer.digest()
+  batch = next(
+    pipeline.batches(
+      loop._load_corpus(small, at_five.tokenizer).train, context=16, batch_size=8, seed=0
+    )
+  )
+  losses = [at_five.loss(row).nats for row in batch]
+  assert second[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+  assert second[0]["loss"] < first[0]["loss"]
+
+
+@pytest.mark.parametrize(
+  ("init_from", "sentence"),
+  [
+    ("nowhere", "nowhere holds no checkpoint"),
+    ("RUN@3", r"no checkpoint of step 3; it has \[5, 10\]"),
+    ("RUN@x", "must be WORKDIR or WORKDIR@STEP"),
+    ("RUN", r"is another model: its \['blocks'\].* has another shape"),
+  ],
+)
+def test_a_wrong_source_of_weights_is_refused(init_from, sentence, done, tmp_path):
+  small, workdir = done
+  small.model.layers = 3
+  small.init_from = init_from.replace("RUN", str(workdir))
+  with pytest.raises(UserError, match=sentence):
+    loop.train(small, tmp_path / "second")
+
+
+def test_loss_falls_below_the_bigram_line_on_a_pattern(small, tmp_path):
+  small.train.steps, small.train.log_every_steps = 300, 100
+  result = loop.train(small, tmp_path)
+  assert result["val_loss"] < result["bigram_loss"] < result["unigram_loss"]
+
+
+def test_a_program_is_built_for_every_config_dtype(small):
+  resolved = config_lib.resolve(small, 257)
+  half = dataclasses.replace(resolved.model, dtype="bfloat16")
+  program = loop.build(dataclasses.replace(resolved, model=half))
+  state = program.init(jax.random.key(0))
+  batch = np.zeros((8, 17), np.int32)
+  state, values = program.update(state, jax.device_put(batch, program.batch_sharding))
+  assert np.isfinite(float(values["loss"])) and int(state.step) == 1

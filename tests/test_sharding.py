@@ -1,0 +1,73 @@
+import os
+import subprocess
+import sys
+
+import jax
+import models
+import pytest
+from jax.sharding import PartitionSpec
+
+from crate_jax.config import MeshConfig
+from crate_jax.errors import UserError
+from crate_jax.model import lm
+from crate_jax.training import sharding
+
+
+def test_every_logical_axis_is_in_the_table():
+  table = dict(sharding.RULES)
+  for architecture in ("crate", "gpt2"):
+    axes = lm.logical_axes(models.small(architecture))
+    names = jax.tree.leaves(axes)
+    assert set(names) <= set(table)
+
+
+def test_parameters_lie_as_the_table_says():
+  mesh = sharding.make_mesh(MeshConfig(data=-1, fsdp=1, tensor=1))
+  laid = sharding.param_shardings(lm.logical_axes(models.small()), mesh)
+  assert laid["tokens"].spec == PartitionSpec("tensor", "fsdp")
+  assert laid["blocks"]["features"]["dictionary"].spec == PartitionSpec(None, "tensor", "fsdp")
+
+
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (-1, -1, 1), (0, 1, 1), (-1, 3, 1)])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+  with pytest.raises(UserError, match="mesh"):
+    sharding.make_mesh(MeshConfig(*sizes))
+
+
+MESHES = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+import conftest, dataclasses
+from pathlib import Path
+from crate_jax import config as config_lib
+from crate_jax.config import MeshConfig
+from crate_jax.training import loop
+
+c = config_lib.resolve(conftest.small_config(Path("x")), 256)
+batch = np.random.default_rng(0).integers(0, 256, (8, 17), dtype=np.int32)
+for mesh in [(8, 1, 1), (1, 8, 1), (2, 2, 2)]:
+  program = loop.build(dataclasses.replace(c, mesh=MeshConfig(*mesh)))
+  state = program.init(jax.random.key(0))
+  losses = []
+  for _ in range(3):
+    state, metrics = program.update(state, jax.device_put(batch, program.batch_sharding))
+    losses.append(float(metrics["loss"]))
+  moments = state.opt_state[1][0].mu["blocks"]["features"]["dictionary"]
+  assert moments.sharding == state.params["blocks"]["features"]["dictionary"].sharding
+  print(*losses)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_losses_do_not_depend_on_the_mesh():
+  environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__)}
+  done = subprocess.run(
+    [sys.executable, "-c", MESHES],
+    capture_output=True, text=True, timeout=220, env=environment,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  losses = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
+  assert len(losses) == 3 and losses[0][2] < losses[0][0]
+  for other in losses[1:]:
+    assert other == pytest.approx(losses[0], rel=2e-6)
