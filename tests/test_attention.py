@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,15 +38,24 @@ def test_queries_at_given_positions_see_keys_up_to_there():
 
 
 @pytest.mark.parametrize(
-  ("backend", "dtype", "width", "kernel"),
+  ("platform", "capability", "dtype", "width", "kernel"),
   [
-    ("cpu", jnp.bfloat16, 64, "plain"),
-    ("tpu", jnp.bfloat16, 64, "plain"),
-    ("gpu", jnp.float32, 64, "plain"),
-    ("gpu", jnp.bfloat16, 64, "cudnn"),
-    ("gpu", jnp.bfloat16, 256, "plain"),
-    ("gpu", jnp.bfloat16, 36, "plain"),
+    ("cpu", None, jnp.bfloat16, 64, "plain"),
+    ("tpu", None, jnp.bfloat16, 64, "plain"),
+    ("gpu", "9.0", jnp.float32, 64, "plain"),
+    ("gpu", "9.0", jnp.bfloat16, 64, "cudnn"),
+    ("gpu", "7.5", jnp.bfloat16, 64, "plain"),
+    ("gpu", "8.0", jnp.bfloat16, 256, "plain"),
+    ("gpu", "8.0", jnp.bfloat16, 36, "plain"),
   ],
 )
-def test_the_kernel_fits_the_device(backend, dtype, width, kernel):
-  assert attention.choose_kernel(backend, jnp.dtype(dtype), width) == kernel
+def test_the_kernel_fits_the_device(platform, capability, dtype, width, kernel):
+  device = types.SimpleNamespace(platform=platform, compute_capability=capability)
+  assert attention.choose_kernel(device, jnp.dtype(dtype), width) == kernel
+
+
+def test_this_machine_takes_the_plain_kernel():
+  q, k, v = _qkv(jnp.bfloat16)
+  np.testing.assert_array_equal(
+    attention.causal_attention(q, k, v, kernel="auto"), attention.causal_attention(q, k, v)
+  )

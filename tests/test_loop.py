@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import math
 import shutil
@@ -243,11 +242,12 @@ def test_loss_falls_below_the_bigram_line_on_a_pattern(small, tmp_path):
   assert result["val_loss"] < result["bigram_loss"] < result["unigram_loss"]
 
 
-def test_a_program_is_built_for_every_config_dtype(small):
-  resolved = config_lib.resolve(small, 257)
-  half = dataclasses.replace(resolved.model, dtype="bfloat16")
-  program = loop.build(dataclasses.replace(resolved, model=half))
-  state = program.init(jax.random.key(0))
-  batch = np.zeros((8, 17), np.int32)
-  state, values = program.update(state, jax.device_put(batch, program.batch_sharding))
-  assert np.isfinite(float(values["loss"])) and int(state.step) == 1
+@pytest.mark.parametrize("architecture", ["crate", "gpt2"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_the_update_lowers_for_accelerators(architecture, platform, text):
+  config = conftest.small_config(text, architecture)
+  config.model.dtype = "bfloat16"
+  program = loop.build(config_lib.resolve(config, 257))
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  traced = program.update.trace(state, jax.ShapeDtypeStruct((8, 17), jnp.int32))
+  assert "bf16" in traced.lower(lowering_platforms=(platform,)).as_text()

@@ -29,7 +29,7 @@ def causal_attention(
     Array of the shape and dtype of `q_BTKH`.
   """
   if kernel == "auto":
-    kernel = choose_kernel(jax.default_backend(), q_BTKH.dtype, q_BTKH.shape[-1])
+    kernel = choose_kernel(jax.devices()[0], q_BTKH.dtype, q_BTKH.shape[-1])
   if positions_BT is None and kernel == "cudnn":
     return jax.nn.dot_product_attention(
       q_BTKH, k_BSKH, v_BSKH, is_causal=True, implementation="cudnn"
@@ -37,14 +37,16 @@ def causal_attention(
   return _plain(q_BTKH, k_BSKH, v_BSKH, positions_BT)
 
 
-def choose_kernel(backend: str, dtype: jnp.dtype, head_width: int) -> str:
-  """Name of the fastest kernel that is exact enough on a device: "plain" or "cudnn".
+def choose_kernel(device: jax.Device, dtype: jnp.dtype, head_width: int) -> str:
+  """Name of the kernel for a device: "cudnn" where it can run, else "plain".
 
-  cuDNN's fused kernel takes half precision only, with heads of a multiple of 8 up to 128.
+  cuDNN's fused kernel takes half precision only, on CUDA GPUs of compute capability 8.0 (Ampere)
+  or newer, with heads of a multiple of 8 up to 128.
   """
   half = dtype in (jnp.bfloat16, jnp.float16)
   fits = half and head_width % 8 == 0 and head_width <= 128
-  return "cudnn" if backend == "gpu" and fits else "plain"
+  new_enough = float(getattr(device, "compute_capability", None) or 0) >= 8
+  return "cudnn" if device.platform == "gpu" and new_enough and fits else "plain"
 
 
 def _plain(
