@@ -28,10 +28,12 @@ def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
     command()
   except UserError as error:
     _fail(str(error), 1)
+  except OSError as error:  # a full disk, a folder that may not be written: it names the file
+    _fail(f"{error}.", 1)
   except flags.Error as error:
     _fail(str(error), 2)
   except KeyboardInterrupt:
-    _fail("Interrupted: the same command continues from the newest checkpoint.", 130)
+    _fail("Interrupted; the same command goes on from the newest checkpoint.", 130)
   sys.exit(0)
 
 

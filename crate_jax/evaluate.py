@@ -31,6 +31,11 @@ def main() -> None:
   else:
     split = sources.read_split(data.train, data.validation, data.validation_fraction)
     documents, whole = split.validation, split.whole
+    if sources.digest(documents) != run.data["validation_sha256"]:
+      raise UserError(
+        f"data.train={data.train!r} no longer holds the validation text of the run in "
+        f"{WORKDIR.value} ({run.data['text']}): name a text with --data."
+      )
   tokens = run.tokenizer.encode_documents(documents, end=whole)
   if len(tokens) < 2:
     raise UserError(f"--data={DATA.value!r} has fewer than two tokens: nothing can be scored.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ class Run:
     tokenizer: text to tokens and back.
     config: the resolved config that it was trained with.
     step: updates done.
+    data: what its text was: description, digests, counts (data.json).
   """
 
   model: lm.LM
@@ -32,6 +34,7 @@ class Run:
   tokenizer: Tokenizer
   config: Config
   step: int
+  data: dict[str, Any]
 
   def logits(self, tokens_BT: np.ndarray) -> jax.Array:
     """Logits of the next token at every position, (B, T, vocabulary), float32."""
@@ -88,7 +91,7 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
   model = lm.LM(config.model)
   with checkpoint.Checkpoints(workdir) as store:
     params = store.restore_params(meta["step"], lm.abstract_params(model))
-  return Run(model, params, tokenizer, config, meta["step"])
+  return Run(model, params, tokenizer, config, meta["step"], meta["data"])
 
 
 _logits = jax.jit(

@@ -44,6 +44,17 @@ def test_the_newest_are_kept(tmp_path):
   assert checkpoint.choose_step(tmp_path, 3) == 3
 
 
+def test_half_a_checkpoint_is_none(tmp_path):
+  with checkpoint.Checkpoints(tmp_path, CONFIG) as store:
+    store.save(_state(3), {})
+  half = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"  # what a kill in a save leaves
+  (half / "params").mkdir(parents=True)
+  assert checkpoint.steps(tmp_path) == [3]
+  with checkpoint.Checkpoints(tmp_path, CONFIG) as store:
+    store.save(_state(4), {})
+  assert checkpoint.steps(tmp_path) == [3, 4]
+
+
 def test_a_missing_step_or_run_is_named(tmp_path):
   with pytest.raises(UserError, match="holds no checkpoint"):
     checkpoint.choose_step(tmp_path, None)

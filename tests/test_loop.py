@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import crate_jax
+from configs import shakespeare_char
 from crate_jax import config as config_lib
 from crate_jax.data import pipeline
 from crate_jax.data.tokenizer import make_tokenizer
@@ -251,3 +252,14 @@ def test_the_update_lowers_for_accelerators(architecture, platform, text):
   state = jax.eval_shape(program.init, jax.random.key(0))
   traced = program.update.trace(state, jax.ShapeDtypeStruct((8, 17), jnp.int32))
   assert "bf16" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_gpt2_reaches_nanogpts_loss_on_shakespeare(shared_data, tmp_path):
+  # One of the three seeds of benchmarks/shakespeare_char.md, at full size. nanoGPT publishes 1.88.
+  config = shakespeare_char.get_config("gpt2")
+  config.data.train = str(shared_data / "tinyshakespeare" / "input.txt")
+  result = loop.train(config, tmp_path)
+  assert result["val_tokens"] == 111_539  # the whole split but its first character
+  assert result["val_loss"] <= 1.87

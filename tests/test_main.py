@@ -64,6 +64,8 @@ def test_train_evaluate_generate(text, tmp_path):
     (["stray"], 2, "Unexpected argument 'stray'"),
     (["--workdir="], 2, "The flag --workdir is required"),
     (["--config.model.heads=3"], 1, "model.heads=3 does not divide model.width=16."),
+    (["--config.model.dtype=float64"], 1, "needs the environment variable JAX_ENABLE_X64=1."),
+    (["--config.mesh.tensor=3"], 1, "tensor=3) does not fit the 1 devices"),
     (["--config.data.train=no.txt"], 1, "data.train='no.txt': there is no such file or folder."),
     (["--config.data.train=EMPTY"], 1, "is empty: it holds no text."),
     (["--config.data.train=LATIN"], 1, "latin.txt is not UTF-8 text (byte 0xe9 at 3)."),
@@ -83,6 +85,22 @@ def test_one_sentence_says_what_is_wrong(flags, code, sentence, text, tmp_path):
   assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
   assert sentence in done.stderr
   assert not (tmp_path / "run").exists()  # nothing is left behind
+
+
+def test_a_validation_text_that_has_changed_is_refused(text, tmp_path):
+  workdir = f"--workdir={tmp_path / 'run'}"
+  command("main", *SMALL, f"--config.data.train={text}", workdir)
+  text.write_text(text.read_text().replace("cat", "cow"))
+  done = command("evaluate", workdir)
+  assert done.returncode == 1 and "no longer holds the validation text" in done.stderr
+
+
+def test_a_folder_that_may_not_be_written_is_named(text, tmp_path):
+  (tmp_path / "file").write_text("in the way")
+  flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'file' / 'run'}"]
+  done = command("main", *flags)
+  assert done.returncode == 1 and done.stderr.count("\n") == 1
+  assert str(tmp_path / "file") in done.stderr
 
 
 @pytest.mark.parametrize("module", ["evaluate", "generate"])

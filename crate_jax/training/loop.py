@@ -151,8 +151,15 @@ class Program:
 
 
 def build(config: Config) -> Program:
-  """Everything that is jitted, with shardings in and out and the state donated."""
+  """Everything that is jitted, with shardings in and out and the state donated.
+
+  Raises:
+    UserError: the mesh does not fit the devices or the batch, the schedule not the steps, or the
+      model is float64 and JAX is not.
+  """
   c = config
+  if c.model.dtype == "float64" and not jax.config.jax_enable_x64:
+    raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
   mesh = sharding.make_mesh(c.mesh)
   model = lm.LM(c.model)
   axes = lm.logical_axes(model)
