@@ -17,7 +17,7 @@ class Checkpoints:
   """The checkpoints of one run, WORKDIR/checkpoints/STEP, written asynchronously.
 
   Each holds the items "params", "optimizer", and "meta" (JSON: step, config, data facts,
-  seconds trained). A step is there whole or not at all: Orbax commits it by renaming.
+  clock). A step is there whole or not at all: Orbax commits it by renaming.
   """
 
   def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:

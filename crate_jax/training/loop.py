@@ -38,19 +38,18 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   """
   # --- What is there ------------------------------------------------------------------------
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
-  resume = files.resume_point(workdir, config)
-  meta = resume[1] if resume else {}
-  if resume and (result := files.read_result(workdir, resume[0].train.steps)):
+  resume = files.find_resume(workdir, config)
+  if resume and (result := files.read_result(workdir, resume.asked.train.steps)):
     report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
     report.after(result, workdir)
     return result
-  clock = report.Clock(meta)
+  clock = report.Clock(resume.clock if resume else {})
 
   # --- Text -----------------------------------------------------------------------------------
-  corpus = _load_corpus(config, resume[2] if resume else None)
+  corpus = _load_corpus(config, resume.tokenizer if resume else None)
   c = config_lib.resolve(config, corpus.tokenizer.vocab_size)
   if resume:
-    files.check_text(workdir, meta["data"], corpus.facts)
+    files.check_text(workdir, resume.data, corpus.facts)
 
   # --- Build and restore ------------------------------------------------------------------
   report.before(c, corpus.facts)
@@ -60,15 +59,15 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     context=c.model.context,
     batch_size=c.train.batch_size,
     seed=c.seed,
-    start=meta.get("step", 0),
+    start=resume.step if resume else 0,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
   state = program.init(jax.random.key(c.seed))
   if resume:
     with checkpoint.Checkpoints(workdir) as store:
-      state = store.restore(meta["step"], state)
-    report.say(f"resumed at step {meta['step']:,}")
+      state = store.restore(resume.step, state)
+    report.say(f"resumed at step {resume.step:,}")
   elif c.init_from:
     params = files.source_params(c.init_from, state.params)
     state = dataclasses.replace(state, params=params)
@@ -105,8 +104,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
       if last or policy.due(step):
         reporter.flush()
         with clock.paused():
-          description = {"config": config_lib.to_dict(c), "data": corpus.facts}
-          store.save(state, {**description, **clock.totals()})
+          meta = {"config": config_lib.to_dict(c), "data": corpus.facts, "clock": clock.totals()}
+          store.save(state, meta)
 
   # --- The end ----------------------------------------------------------------------------
   val_loss = val_loss or evaluate(state.params, tokens=scored)

@@ -8,6 +8,7 @@ metrics.jsonl      one line per logged step and per evaluation
 result.json        the end of the run
 """
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -56,7 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_meta(workdir: Path, step: int | None = None) -> dict[str, Any]:
-  """What a checkpoint says of itself: step, config, data facts, seconds trained."""
+  """What a checkpoint says of itself: step, config, data facts, clock."""
   step = checkpoint.choose_step(workdir, step)
   with checkpoint.Checkpoints(workdir) as store:
     return store.meta(step)
@@ -69,11 +70,27 @@ def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
   return result if result and result["steps"] == steps else None
 
 
-def resume_point(
-  workdir: Path, config: Configuration
-) -> tuple[Config, dict[str, Any], Tokenizer] | None:
-  """What a work directory holds to go on from: the config asked for, the newest checkpoint's
-  meta, the tokenizer; None if there is no checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Resume:
+  """What a work directory holds to go on from.
+
+  Attributes:
+    step: the newest checkpoint's.
+    data: the run's data facts.
+    clock: where `report.Clock` stood.
+    tokenizer: the run's.
+    asked: the config to go on with.
+  """
+
+  step: int
+  data: dict[str, Any]
+  clock: dict[str, Any]
+  tokenizer: Tokenizer
+  asked: Config
+
+
+def find_resume(workdir: Path, config: Configuration) -> Resume | None:
+  """The point that a run in `workdir` goes on from; None if it has no checkpoint yet.
 
   Raises:
     UserError: the config asked for is not one that this run can go on with.
@@ -84,7 +101,7 @@ def resume_point(
   tokenizer = read_tokenizer(workdir, meta["data"])
   asked = config_lib.resolve(config, tokenizer.vocab_size)
   check_resume(workdir, config_lib.from_dict(meta["config"]), asked, meta["step"])
-  return asked, meta, tokenizer
+  return Resume(meta["step"], meta["data"], meta["clock"], tokenizer, asked)
 
 
 def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:
