@@ -8,6 +8,7 @@ numbers, OUT.json.
     --config.data.train=input.txt --workdir=runs/shakespeare --out=benchmarks/shakespeare_char
 """
 
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -40,8 +41,8 @@ def main() -> None:
     for architecture in ARCHITECTURES:  # side by side, so that drift of the machine is shared
       config = CONFIG.value.copy_and_resolve_references()
       config.model.architecture, config.seed = architecture, seed
-      runs.append(train(config, Path(WORKDIR.value) / f"{architecture}-{seed}"))
-  out = Path(OUT.value)
+      runs.append(train(config, Path(WORKDIR.value).expanduser() / f"{architecture}-{seed}"))
+  out = Path(OUT.value).expanduser()
   out.parent.mkdir(parents=True, exist_ok=True)
   files.write_json(out.with_suffix(".json"), runs)
   out.with_suffix(".md").write_text(_table(runs))
@@ -51,6 +52,10 @@ def main() -> None:
 def _table(runs: list[dict]) -> str:
   first = runs[0]
   model, data = first["config"]["model"], first["data"]
+
+  def of_all(key: str) -> str:
+    return " and ".join(sorted({run[key] for run in runs}))
+
   lines = [
     f"{model['layers']} layers, width {model['width']}, {model['heads']} heads, context "
     f"{model['context']}, batch {first['config']['train']['batch_size']}; "
@@ -65,7 +70,9 @@ def _table(runs: list[dict]) -> str:
   ]
   for architecture in ARCHITECTURES:
     mine = [run for run in runs if run["architecture"] == architecture]
-    cells = [_spread([run[key] for run in mine]) for key in COLUMNS]
+    cells = [
+      _spread([math.nan if run[key] is None else run[key] for run in mine]) for key in COLUMNS
+    ]
     lines.append(
       f"| {architecture} | {mine[0]['parameters']:,} ({mine[0]['block_parameters']:,}) "
       f"| {mine[0]['flops_per_token']:,} | " + " | ".join(cells) + " |"
@@ -75,8 +82,8 @@ def _table(runs: list[dict]) -> str:
     f"| unigram | | | {first['unigram_loss']:.4f} | | |",
     "",
     f"Text: sha256 {data['train_sha256'][:12]}, {data['train_tokens']:,} training tokens, "
-    f"vocabulary {model['vocab_size']:,}. {first['device']}, Python {first['python']}, "
-    f"jax {first['jax']}, flax {first['flax']}, commit {first['commit'][:12]}.",
+    f"vocabulary {model['vocab_size']:,}. {of_all('device')}, Python {of_all('python')}, "
+    f"jax {of_all('jax')}, flax {of_all('flax')}, commit {of_all('commit')}.",
     "",
     "Command (paths as seen from the repository's folder):",
     "",

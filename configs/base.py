@@ -53,7 +53,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
 
   c = config_dict.ConfigDict()
   c.seed = 0  # of the initial parameters and of the order of the data
-  c.init_from = ""  # "WORKDIR" or "WORKDIR@STEP" of a run whose weights to start from
+  c.init_from = ""  # "WORKDIR[@STEP]" of a run whose weights and tokenizer to start from
 
   c.model = m = config_dict.ConfigDict()
   m.architecture = architecture  # "crate" or "gpt2"
@@ -68,7 +68,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.eta = 0.1  # step size of ISTA (CRATE)
   m.lam = 0.1  # lambda, weight of the sparsity term (CRATE); a step's threshold is eta * lam
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
-  m.attention = "auto"  # kernel: "plain", "cudnn", or "auto" for the device's best
+  m.attention = "auto"  # kernel: "auto" for the device's best, "plain" for the reference
   m.remat = "none"  # what the backward pass recomputes: "none", "dots" (all but products), "full"
   m.unroll = False  # compile every layer by itself in place of one loop over layers
 
@@ -99,7 +99,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
 
   c.evaluation = e = config_dict.ConfigDict()
   e.every_steps = 2000  # between evaluations; the end of a run always has one
-  e.tokens = 4_000_000  # validation tokens scored, at most; 0 scores them all
+  e.tokens = 4_000_000  # tokens scored, the first of the validation text; 0 scores them all
 
   c.checkpoint = k = config_dict.ConfigDict()
   k.every_steps = 10_000  # between checkpoints; 0 for none by steps

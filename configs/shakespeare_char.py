@@ -5,7 +5,7 @@
 
 Argument: ARCHITECTURE, crate by default. `input.txt` is the tiny Shakespeare corpus of char-rnn
 (github.com/karpathy/char-rnn, data/tinyshakespeare). 4 layers, 4 heads, width 128, context 64,
-batch 12, 2,000 steps; about a minute on two CPU cores.
+batch 12, 2,000 steps; two to four minutes on two CPU cores.
 
 Published validation loss of this recipe: 1.88 nats per character (nanoGPT's README; its baseline
 is a GPT-2 with GELU, ours has ReLU as the paper's; nanoGPT estimates on random windows, here the

@@ -33,7 +33,9 @@ def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
   except flags.Error as error:
     _fail(str(error), 2)
   except KeyboardInterrupt:
-    _fail("Interrupted; the same command goes on from the newest checkpoint.", 130)
+    _fail(
+      "Interrupted; a training run goes on from its newest checkpoint by the same command.", 130
+    )
   sys.exit(0)
 
 
@@ -73,7 +75,15 @@ def _check_config(argv: list[str]) -> None:
   if not os.path.isfile(path):
     raise UserError(f"--config={path}: there is no such file.")
   parser = config_flags.config_flags.ConfigFileFlagParser(name="config", lock_config=True)
-  known = config_lib.flatten(config_lib.as_dict(parser.parse(value)))
+  try:
+    known = config_lib.flatten(config_lib.as_dict(parser.parse(value)))
+  except UserError:
+    raise
+  except Exception as error:  # whatever a file that is no config, or a broken one, raises
+    reason = str(error).strip().splitlines()[-1] if str(error) else ""
+    raise UserError(
+      f"--config={value} is not a config: {type(error).__name__}: {reason}"
+    ) from error
   groups = {key.rsplit(".", 1)[0] for key in known if "." in key}
   for key in keys:
     if key not in known and key not in groups:

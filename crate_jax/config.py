@@ -133,6 +133,10 @@ class Config:
   checkpoint: CheckpointConfig
   mesh: MeshConfig
 
+  def __post_init__(self) -> None:
+    if not 0 <= self.seed < 2**32:
+      raise UserError(f"seed={self.seed} is not between 0 and 2^32 - 1.")
+
 
 def resolve(config: Configuration, vocab_size: int) -> Config:
   """Checks every key and fills those that depend on others.

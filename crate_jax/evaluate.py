@@ -37,8 +37,6 @@ def main() -> None:
         f"{WORKDIR.value} ({run.data['text']}): name a text with --data."
       )
   tokens = run.tokenizer.encode_documents(documents, end=whole)
-  if len(tokens) < 2:
-    raise UserError(f"--data={DATA.value!r} has fewer than two tokens: nothing can be scored.")
   loss = run.loss(tokens)
   print(
     f"step {run.step:,}: {loss.nats:.4f} nats per token, {loss.bits_per_byte:.4f} bits per byte, "

@@ -5,7 +5,7 @@ tokenizer.json, config.json, data.json, metrics.jsonl, and at the end result.jso
 
   python -m crate_jax.main --config=configs/base.py --workdir=runs/base
   python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6
-  python -m crate_jax.main --config=configs/tiny.py --workdir=runs/t --config.train.steps=100
+  python -m crate_jax.main --config=configs/tiny.py --workdir=runs/t --config.train.steps=500
 
 configs/base.py lists every key. The config is a Python file, and is run.
 """

@@ -43,7 +43,7 @@ class Run:
   def loss(self, tokens: np.ndarray, batch_size: int = 8) -> loss_lib.Loss:
     """Loss on a text's tokens; see `evaluation.loss.text_loss` for what is scored."""
     return loss_lib.text_loss(
-      loss_lib.make_row_nll(self.model),
+      self.model,
       self.params,
       tokens=tokens,
       byte_lengths=self.tokenizer.byte_lengths(),

@@ -44,6 +44,8 @@ def test_queries_at_given_positions_see_keys_up_to_there():
     ("tpu", None, jnp.bfloat16, 64, "plain"),
     ("gpu", "9.0", jnp.float32, 64, "plain"),
     ("gpu", "9.0", jnp.bfloat16, 64, "cudnn"),
+    ("gpu", "10.0", jnp.bfloat16, 64, "cudnn"),
+    ("gpu", "gfx942", jnp.bfloat16, 64, "plain"),
     ("gpu", "7.5", jnp.bfloat16, 64, "plain"),
     ("gpu", "8.0", jnp.bfloat16, 256, "plain"),
     ("gpu", "8.0", jnp.bfloat16, 36, "plain"),

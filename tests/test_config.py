@@ -78,6 +78,8 @@ def test_a_resolved_config_survives_json():
     ("model.architecture", "gpt3", r"model\.architecture='gpt3' is not one of: crate, gpt2"),
     ("model.dtype", "float8", r"model\.dtype='float8'"),
     ("model.remat", "some", r"model\.remat='some'"),
+    ("model.context", 1, r"model\.context=1 must be at least 2"),
+    ("seed", -1, r"seed=-1 is not between 0"),
     ("model.attention", "flash", r"model\.attention='flash'"),
     ("model.layers", 0, r"model\.layers=0 must be at least 1"),
     ("model.layers", "two", r"model\.layers='two' must be of type int"),

@@ -221,7 +221,7 @@ def test_more_tokens_than_the_context_are_refused():
     model.apply({"params": models.random_params(model)}, models.tokens(model, length=13))
 
 
-def test_the_unrolled_depth_is_that_of_the_config():
+def test_the_stacked_depth_is_that_of_the_config():
   config = dataclasses.replace(models.SMALL, layers=5)
   params = models.init(lm.LM(config))
   assert params["blocks"]["features"]["dictionary"].shape == (5, 64, 16)

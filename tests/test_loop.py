@@ -15,7 +15,8 @@ from crate_jax.data import pipeline
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import references
-from crate_jax.training import checkpoint, loop
+from crate_jax.training import checkpoint, loop, report
+from crate_jax.training import workdir as files
 
 TIMINGS = ("tokens_per_second",)
 
@@ -135,6 +136,28 @@ def test_a_finished_run_is_not_trained_again(finished, capsys, monkeypatch):
   assert "is finished" in capsys.readouterr().out
 
 
+def test_a_finished_run_does_not_pass_for_one_on_another_text(done, text):
+  small, workdir = done
+  text.write_text(text.read_text().replace("cat", "cow"))
+  small.data.train = str(text)
+  with pytest.raises(UserError, match=r"is not the text that the run in"):
+    loop.train(small, workdir)
+
+
+def test_a_run_that_diverged_ends_and_says_so(done, capsys):
+  small, workdir = done
+  result = json.loads((workdir / "result.json").read_text())
+  files.write_json(workdir / "result.json", report.finite(result | {"val_loss": float("nan")}))
+  assert loop.train(small, workdir)["val_loss"] is None
+  assert "val_loss     nan" in capsys.readouterr().out
+
+
+def test_a_checkpoint_holds_the_logical_axis_names(finished):
+  _, workdir = finished
+  axes = files.read_meta(workdir)["axes"]
+  assert axes["blocks"]["features"]["dictionary"] == ["layers", "codes", "embed"]
+
+
 def test_another_config_is_refused_by_key(done):
   small, workdir = done
   before = sorted(p.name for p in workdir.rglob("*"))
@@ -171,7 +194,7 @@ def test_fewer_steps_than_trained_are_refused(done):
 def test_a_decayed_run_is_not_extended(done):
   small, workdir = done
   small.train.steps = 20
-  with pytest.raises(UserError, match=r"its learning rate has decayed since step 2.*init_from"):
+  with pytest.raises(UserError, match=r"decides its learning rate from step 2 on.*init_from"):
     loop.train(small, workdir)
 
 
@@ -226,7 +249,7 @@ def test_a_run_starts_from_anothers_weights_and_tokenizer(small, tmp_path):
     ("nowhere", "nowhere holds no checkpoint"),
     ("RUN@3", r"no checkpoint of step 3; it has \[5, 10\]"),
     ("RUN@x", "must be WORKDIR or WORKDIR@STEP"),
-    ("RUN", r"is another model: its \['blocks'\].* has another shape"),
+    ("RUN", r"is another model: \['blocks'\].* differs"),
   ],
 )
 def test_a_wrong_source_of_weights_is_refused(init_from, sentence, done, tmp_path):
@@ -245,7 +268,7 @@ def test_loss_falls_below_the_bigram_line_on_a_pattern(small, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["crate", "gpt2"])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_the_update_lowers_for_accelerators(architecture, platform, text):
+def test_the_update_with_plain_attention_lowers_for_accelerators(architecture, platform, text):
   config = conftest.small_config(text, architecture)
   config.model.dtype = "bfloat16"
   program = loop.build(config_lib.resolve(config, 257))

@@ -16,7 +16,7 @@ def test_every_token_but_the_first_is_scored_once(count, batch_size):
   tokens = models.tokens(model, rows=1, length=count)[0]
   byte_lengths = np.arange(31)
   got = loss_lib.text_loss(
-    loss_lib.make_row_nll(model),
+    model,
     params,
     tokens,
     byte_lengths,

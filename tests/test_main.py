@@ -55,6 +55,8 @@ def test_train_evaluate_generate(text, tmp_path):
   ("flags", "code", "sentence"),
   [
     (["--config=configs/absent.py"], 1, "--config=configs/absent.py: there is no such file."),
+    (["--config=setup.cfg"], 1, "--config=setup.cfg is not a config"),
+    (["--config=crate_jax/errors.py"], 1, "errors.py is not a config: AttributeError"),
     (["--config=configs/base.py:9L"], 1, "Unknown size '9L'"),
     (["--config=configs/base.py:1L,bert"], 1, "Unknown architecture 'bert'"),
     (["--config.model.lyers=3"], 1, "Unknown config key model.lyers. Did you mean model.layers?"),

@@ -57,6 +57,14 @@ def test_whole_documents_are_set_aside(text):
   assert (again.train, again.validation) == (split.train, split.validation)
 
 
+def test_a_large_document_is_not_set_aside(tmp_path):
+  for note in range(8):  # on either side of the book in the order of digests
+    (tmp_path / "book.txt").write_text("a book " * 1000)
+    (tmp_path / "note.txt").write_text(f"note {note}")
+    split = sources.read_split(str(tmp_path), "", 0.1)
+    assert split.validation == [f"note {note}"] and len(split.train) == 1
+
+
 def test_a_single_document_is_cut(tmp_path):
   file = tmp_path / "one.txt"
   file.write_text("0123456789" * 10)

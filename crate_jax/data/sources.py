@@ -71,7 +71,8 @@ def read_split(train: str, validation: str, fraction: float) -> Split:
 
   With a validation source both are read as they are. Without one, whole documents are set
   aside from `train`, in the order of their SHA-256, until they hold `fraction` of its
-  characters; a source of a single document is cut at 1 - fraction of its characters instead.
+  characters, passing over one that would make it more than twice that; a source of a single
+  document is cut at 1 - fraction of its characters instead.
   A training document that is equal to a validation document is dropped.
 
   Args:
@@ -112,12 +113,13 @@ def _set_aside(documents: list[str], fraction: float) -> tuple[list[str], list[s
   wanted = fraction * sum(map(len, documents))
   held_out: set[str] = set()
   characters = 0
-  order = sorted(documents, key=_sha256)
-  for text in order[:-1]:  # at least one document is left for training
-    if characters >= wanted:
-      break
-    characters += len(text)
-    held_out.add(text)
+  for text in sorted(documents, key=_sha256):
+    # A document that would take far more than the share stays in training.
+    if characters < wanted and characters + len(text) <= 2 * wanted:
+      characters += len(text)
+      held_out.add(text)
+  if not held_out:
+    held_out.add(min(documents, key=len))
   train = [text for text in documents if text not in held_out]
   return train, [text for text in documents if text in held_out]
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -81,10 +80,9 @@ class Tokenizer:
   def save(self, path: Path) -> None:
     """Writes tokenizer.json at once or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-      file.write(self._tokenizer.to_str())
-    os.replace(name, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(self._tokenizer.to_str(), "utf-8")
+    os.replace(temporary, path)
 
   @classmethod
   def load(cls, path: Path) -> "Tokenizer":

@@ -1,17 +1,16 @@
 """Loss of a model on a text, every token counted once."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crate_jax.errors import UserError
 from crate_jax.model.lm import LM, Params
 from crate_jax.training.step import token_nll
-
-RowNll = Callable[[Params, np.ndarray, np.ndarray], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,26 +31,23 @@ class Loss:
   bytes: int
 
 
-def make_row_nll(model: LM) -> RowNll:
-  """A jitted (params, windows_BT1, targets_B) -> nats_B: each row's first targets_B targets."""
-
-  @jax.jit
-  def row_nll(params: Params, tokens_BT1: jax.Array, targets_B: jax.Array) -> jax.Array:
-    nll_BT = token_nll(model, params, tokens_BT1)
-    scored_BT = jnp.arange(nll_BT.shape[1]) < targets_B[:, None]
-    return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=1)
-
-  return row_nll
+@functools.partial(jax.jit, static_argnums=0)
+def _row_nll(model: LM, params: Params, tokens_BT1: jax.Array, targets_B: jax.Array) -> jax.Array:
+  """Nats of each row's first targets_B targets, summed."""
+  nll_BT = token_nll(model, params, tokens_BT1)
+  scored_BT = jnp.arange(nll_BT.shape[1]) < targets_B[:, None]
+  return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=1)
 
 
 def text_loss(
-  row_nll: RowNll,
+  model: LM,
   params: Params,
   tokens: np.ndarray,
   byte_lengths: np.ndarray,
   *,
   context: int,
   batch_size: int,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> Loss:
   """Scores every token of a text but the first, once.
 
@@ -60,14 +56,20 @@ def text_loss(
   be shorter. Sums are taken in float64.
 
   Args:
-    row_nll: from `make_row_nll`.
-    params: the model's parameters.
-    tokens: token ids of the text, at least two.
+    model: the model.
+    params: its parameters.
+    tokens: token ids of the text.
     byte_lengths: bytes per token id (`Tokenizer.byte_lengths`).
     context: the model's context T.
     batch_size: windows at a time.
+    sharding: how the windows are laid out over devices; None for the default device.
+
+  Raises:
+    UserError: there are fewer than two tokens.
   """
   count = len(tokens) - 1
+  if count < 1:
+    raise UserError("The text to score has fewer than two tokens, and the first is not scored.")
   total = 0.0
   for first in range(0, math.ceil(count / context), batch_size):
     windows_BT1 = np.zeros((batch_size, context + 1), np.int32)
@@ -76,6 +78,7 @@ def text_loss(
       window = tokens[(first + row) * context : (first + row + 1) * context + 1]
       windows_BT1[row, : len(window)] = window
       targets_B[row] = max(len(window) - 1, 0)
-    total += float(np.sum(np.asarray(row_nll(params, windows_BT1, targets_B), np.float64)))
+    placed = jax.device_put((windows_BT1, targets_B), sharding)
+    total += float(np.sum(np.asarray(_row_nll(model, params, *placed), np.float64)))
   size = int(byte_lengths[tokens[1:]].sum())
   return Loss(total / count, total / math.log(2) / max(size, 1), count, size)

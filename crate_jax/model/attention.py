@@ -23,14 +23,14 @@ def causal_attention(
     v_BSKH: values.
     positions_BT: position of every query, for decoding against a cache; None means that
       query t stands at position t (then S = T).
-    kernel: "plain", "cudnn" (CUDA GPUs, half precision), or "auto": `choose_kernel`.
+    kernel: "plain", or "auto": `choose_kernel`.
 
   Returns:
     Array of the shape and dtype of `q_BTKH`.
   """
-  if kernel == "auto":
+  if kernel == "auto" and positions_BT is None:
     kernel = choose_kernel(jax.devices()[0], q_BTKH.dtype, q_BTKH.shape[-1])
-  if positions_BT is None and kernel == "cudnn":
+  if kernel == "cudnn":
     return jax.nn.dot_product_attention(
       q_BTKH, k_BSKH, v_BSKH, is_causal=True, implementation="cudnn"
     )
@@ -45,8 +45,10 @@ def choose_kernel(device: jax.Device, dtype: jnp.dtype, head_width: int) -> str:
   """
   half = dtype in (jnp.bfloat16, jnp.float16)
   fits = half and head_width % 8 == 0 and head_width <= 128
-  new_enough = float(getattr(device, "compute_capability", None) or 0) >= 8
-  return "cudnn" if device.platform == "gpu" and new_enough and fits else "plain"
+  capability = str(getattr(device, "compute_capability", ""))  # "9.0"; "gfx942" on AMD
+  major = capability.partition(".")[0]
+  ampere = device.platform == "gpu" and major.isdigit() and int(major) >= 8
+  return "cudnn" if ampere and fits else "plain"
 
 
 def _plain(

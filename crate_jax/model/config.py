@@ -7,7 +7,7 @@ from crate_jax.errors import UserError
 ARCHITECTURES = ("crate", "gpt2")
 DTYPES = ("float32", "bfloat16", "float64")
 REMAT_POLICIES = ("none", "dots", "full")
-ATTENTION_KERNELS = ("auto", "plain", "cudnn")
+ATTENTION_KERNELS = ("auto", "plain")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,11 @@ class ModelConfig:
     _one_of("dtype", self.dtype, DTYPES)
     _one_of("remat", self.remat, REMAT_POLICIES)
     _one_of("attention", self.attention, ATTENTION_KERNELS)
-    for name in ("layers", "width", "heads", "context", "vocab_size", "overcompleteness"):
+    for name in ("layers", "width", "heads", "vocab_size", "overcompleteness"):
       if getattr(self, name) < 1:
         raise UserError(f"model.{name}={getattr(self, name)} must be at least 1.")
+    if self.context < 2:
+      raise UserError(f"model.context={self.context} must be at least 2.")
     if self.ista_steps < 1:
       raise UserError(f"model.ista_steps={self.ista_steps} must be at least 1.")
     if self.eta <= 0 or self.lam < 0:

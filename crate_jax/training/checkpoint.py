@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 from crate_jax.config import CheckpointConfig
 from crate_jax.errors import UserError
@@ -17,7 +18,8 @@ class Checkpoints:
   """The checkpoints of one run, WORKDIR/checkpoints/STEP, written asynchronously.
 
   Each holds the items "params", "optimizer", and "meta" (JSON: step, config, data facts,
-  clock). A step is there whole or not at all: Orbax commits it by renaming.
+  logical axis names of the parameters, clock). A step is there whole or not at all: Orbax
+  commits it by renaming.
   """
 
   def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:
@@ -52,7 +54,13 @@ class Checkpoints:
     return TrainState(count, items["params"], items["optimizer"])
 
   def restore_params(self, step: int, like: Any) -> Any:
-    """The parameters alone."""
+    """The parameters alone; leaves of `like` without a sharding go to the first device."""
+    here = SingleDeviceSharding(jax.devices()[0])
+
+    def placed(x: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
+
+    like = jax.tree.map(placed, like)
     args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
     return self._manager.restore(step, args=args)["params"]
 

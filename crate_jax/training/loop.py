@@ -39,7 +39,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   # --- What is there ------------------------------------------------------------------------
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
   resume = files.find_resume(workdir, config)
-  if resume and (result := files.read_result(workdir, resume.asked.train.steps)):
+  result = files.read_result(workdir, resume.step) if resume else None
+  if resume and result and resume.asked == resume.saved and resume.step == resume.saved.train.steps:
     report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
     report.after(result, workdir)
     return result
@@ -74,17 +75,21 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   scored = corpus.validation[: c.evaluation.tokens + 1 if c.evaluation.tokens else None]
   evaluate = functools.partial(
     loss_lib.text_loss,
-    loss_lib.make_row_nll(program.model),
+    program.model,
     byte_lengths=corpus.tokenizer.byte_lengths(),
     context=c.model.context,
     batch_size=c.train.batch_size // c.train.accumulation,
+    sharding=program.batch_sharding,
   )
   val_loss: loss_lib.Loss | None = None
 
   # --- Steps ------------------------------------------------------------------------------
   files.write_description(workdir, c, corpus)
+  (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
   step = int(state.step)
   policy = checkpoint.SavePolicy(c.checkpoint)
+  axes = lm.logical_axes(program.model)
+  description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
   with (
     report.Reporter(workdir / files.METRICS, c, step, clock) as reporter,
     checkpoint.Checkpoints(workdir, c.checkpoint) as store,
@@ -104,8 +109,7 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
       if last or policy.due(step):
         reporter.flush()
         with clock.paused():
-          meta = {"config": config_lib.to_dict(c), "data": corpus.facts, "clock": clock.totals()}
-          store.save(state, meta)
+          store.save(state, {**description, "clock": clock.totals()})
 
   # --- The end ----------------------------------------------------------------------------
   val_loss = val_loss or evaluate(state.params, tokens=scored)
@@ -157,7 +161,7 @@ def build(config: Config) -> Program:
       model is float64 and JAX is not.
   """
   c = config
-  if c.model.dtype == "float64" and not jax.config.jax_enable_x64:
+  if c.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
     raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
   mesh = sharding.make_mesh(c.mesh)
   model = lm.LM(c.model)

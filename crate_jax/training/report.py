@@ -212,7 +212,8 @@ def before(config: Config, facts: dict[str, Any]) -> None:
 
 
 def after(result: dict[str, Any], workdir: Path) -> None:
-  """Says how the run ended."""
+  """Says how the run ended; what is not finite (None in the file) shows as nan."""
+  result = {name: math.nan if value is None else value for name, value in result.items()}
 
   def beside(reference: str) -> str:
     gap = result["val_loss"] - result[reference]
@@ -220,10 +221,9 @@ def after(result: dict[str, Any], workdir: Path) -> None:
       f"{result[reference]:.4f}  (val_loss is {abs(gap):.4f} {'above' if gap > 0 else 'below'})"
     )
 
-  speed = result["tokens_per_second"]
   say(
     f"\nfinished: {result['steps']:,} steps, {result['tokens']:,} tokens in "
-    f"{duration(result['seconds'])}" + (f", {speed:,.0f} tokens/s" if speed else "")
+    f"{duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens/s"
   )
   say(
     f"  val_loss     {result['val_loss']:.4f}  nats per token"

@@ -79,7 +79,7 @@ def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
       f"train.batch_size / train.accumulation = {rows} is not a multiple of the mesh's "
       f"data x fsdp = {parts}."
     )
-  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -58,7 +58,8 @@ def make_update(
     def add(total: tuple[jax.Array, Params], part: jax.Array) -> tuple:
       return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params, part)), None
 
-    parts = einops.rearrange(tokens_BT1, "(a b) t -> a b t", a=accumulation)
+    # Neighbouring rows go to different parts, so that every part lies on all devices.
+    parts = einops.rearrange(tokens_BT1, "(b a) t -> a b t", a=accumulation)
     shapes = jax.eval_shape(jax.value_and_grad(mean_loss), params, parts[0])
     zero = jax.tree.map(jnp.zeros_like, shapes)
     total, _ = jax.lax.scan(add, zero, parts)

@@ -45,7 +45,6 @@ MAY_DIFFER = {
   "data.train",
   "data.validation",
   "data.cache_dir",
-  "init_from",
 }
 
 
@@ -79,6 +78,7 @@ class Resume:
     data: the run's data facts.
     clock: where `report.Clock` stood.
     tokenizer: the run's.
+    saved: the config that the checkpoint was trained with.
     asked: the config to go on with.
   """
 
@@ -86,6 +86,7 @@ class Resume:
   data: dict[str, Any]
   clock: dict[str, Any]
   tokenizer: Tokenizer
+  saved: Config
   asked: Config
 
 
@@ -100,8 +101,9 @@ def find_resume(workdir: Path, config: Configuration) -> Resume | None:
   meta = read_meta(workdir)
   tokenizer = read_tokenizer(workdir, meta["data"])
   asked = config_lib.resolve(config, tokenizer.vocab_size)
-  check_resume(workdir, config_lib.from_dict(meta["config"]), asked, meta["step"])
-  return Resume(meta["step"], meta["data"], meta["clock"], tokenizer, asked)
+  saved = config_lib.from_dict(meta["config"])
+  check_resume(workdir, saved, asked, meta["step"])
+  return Resume(meta["step"], meta["data"], meta["clock"], tokenizer, saved, asked)
 
 
 def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:
@@ -127,7 +129,7 @@ def source_params(init_from: str, like: lm.Params) -> lm.Params:
   for path, leaf in jax.tree.leaves_with_path(like):
     name = jax.tree_util.keystr(path)
     if shapes.pop(name, None) != leaf.shape:
-      raise UserError(f"init_from={init_from!r} is another model: its {name} has another shape.")
+      raise UserError(f"init_from={init_from!r} is another model: {name} differs.")
   if shapes:
     raise UserError(f"init_from={init_from!r} is another model: it also has {min(shapes)}.")
   with checkpoint.Checkpoints(workdir) as store:
@@ -137,11 +139,11 @@ def source_params(init_from: str, like: lm.Params) -> lm.Params:
 def _parse_run(name: str) -> tuple[Path, int | None]:
   """A run and one of its steps, from "WORKDIR" or "WORKDIR@STEP"."""
   workdir, at, step = name.rpartition("@")
-  if not at:
-    return Path(name), None
+  if not at or Path(name).expanduser().exists():
+    return Path(name).expanduser(), None
   if not step.isdigit():
     raise UserError(f"init_from={name!r} must be WORKDIR or WORKDIR@STEP.")
-  return Path(workdir), int(step)
+  return Path(workdir).expanduser(), int(step)
 
 
 def read_tokenizer(workdir: Path, facts: dict[str, Any]) -> Tokenizer:
@@ -175,9 +177,9 @@ def check_resume(workdir: Path, saved: Config, asked: Config, step: int) -> None
     if start < step:
       raise UserError(
         f"The run in {workdir} cannot go from train.steps={saved.train.steps} to "
-        f"{asked.train.steps}: at step {step} its learning rate has decayed since step {start}. "
-        "Start a new run with --config.init_from=WORKDIR@STEP from a checkpoint of a run at "
-        'constant rate (optimizer.schedule="wsd", before its decay).'
+        f"{asked.train.steps} at step {step}: the number of steps decides its learning rate from "
+        f"step {start} on. Branch from a checkpoint at constant rate instead: a new run with "
+        '--config.init_from=WORKDIR@STEP, of a run with optimizer.schedule="wsd" before its decay.'
       )
 
 
