@@ -4,7 +4,8 @@
   python -m crate_jax.main --config=configs/tiny.py --workdir=runs/tiny
   python -m crate_jax.main --config=configs/tiny.py:gpt2 --workdir=runs/tiny-gpt2
 
-Argument: ARCHITECTURE, crate by default.
+Argument: ARCHITECTURE, crate by default. Four to six minutes on two CPU cores. There is no
+published loss: the reference lines are those that the run prints.
 """
 
 from ml_collections import config_dict
