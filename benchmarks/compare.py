@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _table(runs: list[dict]) -> str:
-  first = runs[0]
+  first, many = runs[0], SEEDS.value
   model, data = first["config"]["model"], first["data"]
 
   def of_all(key: str) -> str:
@@ -59,9 +59,9 @@ def _table(runs: list[dict]) -> str:
   lines = [
     f"{model['layers']} layers, width {model['width']}, {model['heads']} heads, context "
     f"{model['context']}, batch {first['config']['train']['batch_size']}; "
-    f"{first['steps']:,} steps, {first['tokens']:,} tokens; {SEEDS.value} seeds. "
-    f"Losses in nats per token on {first['val_tokens']:,} validation tokens; "
-    "mean (lowest to highest seed).",
+    f"{first['steps']:,} steps, {first['tokens']:,} tokens; {many} seed{'s' * (many > 1)}. "
+    f"Losses in nats per token on {first['val_tokens']:,} validation tokens"
+    + ("; mean (lowest to highest seed)." if many > 1 else "."),
     "",
     "| | parameters (in blocks) | training FLOPs per token | "
     + " | ".join(COLUMNS.values())
