@@ -53,8 +53,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     files.check_text(workdir, resume.data, corpus.facts)
 
   # --- Build and restore ------------------------------------------------------------------
-  report.before(c, corpus.facts)
   program = build(c)
+  report.before(c, corpus.facts)
   batches = pipeline.batches(
     corpus.train,
     context=c.model.context,
