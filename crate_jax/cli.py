@@ -33,9 +33,7 @@ def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
   except flags.Error as error:
     _fail(str(error), 2)
   except KeyboardInterrupt:
-    _fail(
-      "Interrupted; a training run goes on from its newest checkpoint by the same command.", 130
-    )
+    _fail("Interrupted; a training run goes on from its newest checkpoint, if it has one yet.", 130)
   sys.exit(0)
 
 
@@ -80,10 +78,9 @@ def _check_config(argv: list[str]) -> None:
   except UserError:
     raise
   except Exception as error:  # whatever a file that is no config, or a broken one, raises
-    reason = str(error).strip().splitlines()[-1] if str(error) else ""
-    raise UserError(
-      f"--config={value} is not a config: {type(error).__name__}: {reason}"
-    ) from error
+    kind = type(error).__name__
+    reason = (str(error).strip() or "nothing more").splitlines()[-1].removeprefix(f"{kind}: ")
+    raise UserError(f"--config={value} is not a config: {kind}: {reason}.") from error
   groups = {key.rsplit(".", 1)[0] for key in known if "." in key}
   for key in keys:
     if key not in known and key not in groups:

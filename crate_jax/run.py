@@ -16,7 +16,7 @@ from crate_jax.training import checkpoint
 from crate_jax.training import workdir as files
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Run:
   """A trained model and what belongs to it.
 
@@ -35,6 +35,10 @@ class Run:
   config: Config
   step: int
   data: dict[str, Any]
+
+  def __repr__(self) -> str:
+    c = self.config.model
+    return f"<{c.architecture}, {c.layers} layers of width {c.width}, trained {self.step} steps>"
 
   def logits(self, tokens_BT: np.ndarray) -> jax.Array:
     """Logits of the next token at every position, (B, T, vocabulary), float32."""

@@ -53,7 +53,9 @@ def test_wsd_without_a_decay_stays_constant():
 @pytest.mark.parametrize(("schedule", "warmup"), [("cosine", 100), ("wsd", 81)])
 def test_a_warm_up_that_does_not_fit_is_refused(schedule, warmup):
   recipe = dataclasses.replace(RECIPE, schedule=schedule, warmup_steps=warmup)
-  with pytest.raises(UserError, match=f"optimizer.warmup_steps={warmup} does not fit"):
+  with pytest.raises(
+    UserError, match=f"optimizer.warmup_steps={warmup} can be at most {warmup - 1} "
+  ):
     optim.make_schedule(recipe, 100)
 
 

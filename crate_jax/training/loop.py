@@ -38,6 +38,8 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
   """
   # --- What is there ------------------------------------------------------------------------
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is a file, not a folder.")
   resume = files.find_resume(workdir, config)
   result = files.read_result(workdir, resume.step) if resume else None
   if resume and result and resume.asked == resume.saved and resume.step == resume.saved.train.steps:
@@ -200,5 +202,8 @@ def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline
     cache=data.cache,
   )
   if len(corpus.validation) < 2:
-    raise UserError("The validation text has fewer than two tokens: nothing can be scored.")
+    raise UserError(
+      "Fewer than two tokens of validation text, from data.validation or set aside from "
+      "data.train: nothing can be scored, more text is needed."
+    )
   return corpus

@@ -56,9 +56,10 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
   peak, final = config.learning_rate, config.final_learning_rate
   start = decay_start(config, steps)
   if config.warmup_steps >= steps or config.warmup_steps > start:
+    end = min(start, steps - 1) if config.schedule == "wsd" else steps - 1
     raise UserError(
-      f"optimizer.warmup_steps={config.warmup_steps} does not fit before the decay, which starts "
-      f"at step {start} of train.steps={steps}."
+      f"optimizer.warmup_steps={config.warmup_steps} can be at most {end} in a run of "
+      f"train.steps={steps} with optimizer.schedule={config.schedule!r}: lower it or train longer."
     )
   warmup = config.warmup_steps
   rise = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
