@@ -1,5 +1,7 @@
 """Iterative shrinkage-thresholding: the sparsification step of CRATE."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ class ISTA(nn.Module):
 def _symmetric_uniform(bound: float) -> nn.initializers.Initializer:
   """U(-bound, bound); with bound = sqrt(6 / d) the init of the released dictionary."""
 
-  def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+  def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
   return init
