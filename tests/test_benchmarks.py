@@ -3,17 +3,15 @@ import subprocess
 import sys
 
 import conftest
-import pytest
 from test_main import SMALL
 
 
-@pytest.mark.timeout(300)
 def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
   out = tmp_path / "tables" / "small"
   flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path}", f"--out={out}"]
   done = subprocess.run(
     [sys.executable, "benchmarks/compare.py", *flags, "--seeds=2"],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=280,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=110,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   runs = json.loads(out.with_suffix(".json").read_text())

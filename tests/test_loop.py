@@ -18,7 +18,6 @@ from crate_jax.evaluation import references
 from crate_jax.training import checkpoint, loop, report
 from crate_jax.training import workdir as files
 
-pytestmark = pytest.mark.timeout(300)  # each trains several runs, compiling every time
 TIMINGS = ("tokens_per_second",)
 
 

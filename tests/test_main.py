@@ -29,7 +29,6 @@ def command(module, *flags, cwd=conftest.ROOT, timeout=100):
   )  # fmt: skip
 
 
-@pytest.mark.timeout(300)
 def test_train_evaluate_generate(text, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   trained = command("main", *SMALL, f"--config.data.train={text}", workdir)
@@ -90,7 +89,6 @@ def test_one_sentence_says_what_is_wrong(flags, code, sentence, text, tmp_path):
   assert not (tmp_path / "run").exists()  # nothing is left behind
 
 
-@pytest.mark.timeout(240)
 def test_a_validation_text_that_has_changed_is_refused(text, tmp_path):
   workdir = f"--workdir={tmp_path / 'run'}"
   command("main", *SMALL, f"--config.data.train={text}", workdir)
