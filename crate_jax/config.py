@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 from crate_jax.errors import UserError
 from crate_jax.model.config import ModelConfig
 
-Configuration: typing.TypeAlias = (
-  Mapping[str, Any] | ConfigDict
-)  # what a config file's get_config() returns
+# What a config file's get_config() returns.
+Configuration: typing.TypeAlias = Mapping[str, Any] | ConfigDict
 SCHEDULES = ("cosine", "wsd")
 
 
