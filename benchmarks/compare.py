@@ -1,8 +1,8 @@
 """CRATE beside GPT-2 by one config: the same text, recipe and tokens, over several seeds.
 
-Trains every (architecture, seed) with the main loop, one after the other, in
-WORKDIR/ARCHITECTURE-SEED (stopped and run again it goes on), and writes a table, OUT.md, and its
-numbers, OUT.json.
+Reads the config and its text; trains every (architecture, seed) with the main loop, one after the
+other, in WORKDIR/ARCHITECTURE-SEED (stopped and run again it goes on), and writes a table,
+OUT/compare.md, and its numbers, OUT/compare.json.
 
   python benchmarks/compare.py --config=configs/shakespeare_char.py --seeds=3 \\
     --config.data.train=input.txt --workdir=runs/shakespeare --out=benchmarks/shakespeare_char
@@ -27,7 +27,7 @@ COLUMNS = {
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "As of crate_jax.main.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder of the runs.")
-OUT = flags.DEFINE_string("out", "", "The table's path, without its ending.")
+OUT = flags.DEFINE_string("out", "", "Folder of the table, made if it is not there.")
 SEEDS = flags.DEFINE_integer("seeds", 1, "Seeds 0, 1, ... of each architecture.", lower_bound=1)
 
 
@@ -43,9 +43,9 @@ def main() -> None:
       config.model.architecture, config.seed = architecture, seed
       runs.append(train(config, Path(WORKDIR.value).expanduser() / f"{architecture}-{seed}"))
   out = Path(OUT.value).expanduser()
-  out.parent.mkdir(parents=True, exist_ok=True)
-  files.write_json(out.with_suffix(".json"), runs)
-  out.with_suffix(".md").write_text(_table(runs))
+  out.mkdir(parents=True, exist_ok=True)
+  files.write_json(out / "compare.json", runs)
+  (out / "compare.md").write_text(_table(runs))
   print(_table(runs))
 
 

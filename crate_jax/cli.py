@@ -37,6 +37,12 @@ def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
   sys.exit(0)
 
 
+def python() -> str:
+  """How the running Python is called from the current folder, to type a command with."""
+  here = os.path.relpath(sys.executable)
+  return sys.executable if here.startswith("..") else here
+
+
 def _fail(message: str, code: int) -> NoReturn:
   sys.stdout.flush()
   print(f"error: {message}", file=sys.stderr, flush=True)
@@ -47,7 +53,8 @@ def _fail(message: str, code: int) -> NoReturn:
 def _parse(argv: list[str], required: Sequence[str]) -> None:
   if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
     main = sys.modules["__main__"]
-    print(f"{(main.__doc__ or '').strip()}\n\nFlags:\n{flags.FLAGS.main_module_help()}")
+    text = (main.__doc__ or "").strip().replace("  python -m", f"  {python()} -m")
+    print(f"{text}\n\nFlags:\n{flags.FLAGS.main_module_help()}")
     sys.exit(0)
   if "config" in flags.FLAGS:
     _check_config(argv)

@@ -3,6 +3,8 @@
 Weights come as the package's parameter tree (blocks stacked along axis 0).
 """
 
+import functools
+
 import numpy as np
 
 Tree = dict
@@ -34,7 +36,7 @@ def ista(z, dictionary, steps=2, eta=0.1, lam=0.1):
   return codes
 
 
-def crate_block(x, p, steps=2, eta=0.1, lam=0.1):
+def crate_block(x, p, steps=2, eta=0.1, lam=0.1, edit=lambda codes: codes):
   u = layer_norm(x, p["norm_1"]["scale"], p["norm_1"]["bias"])
   mixing = p["mixing"]
   y = mixing["output_bias"].copy()[None]
@@ -43,24 +45,25 @@ def crate_block(x, p, steps=2, eta=0.1, lam=0.1):
     y = y + attend(u_head, u_head, u_head) @ mixing["output"][head]
   z = layer_norm(x + y, p["norm_2"]["scale"], p["norm_2"]["bias"])
   dictionary = p["features"]["dictionary"]
-  return ista(z, dictionary, steps, eta, lam) @ dictionary
+  return edit(ista(z, dictionary, steps, eta, lam)) @ dictionary
 
 
-def gpt2_block(x, p):
+def gpt2_block(x, p, edit=lambda codes: codes):
   u = layer_norm(x, p["norm_1"]["scale"])
   for head in range(p["mixing"]["qkv"].shape[2]):
     q, k, v = (u @ p["mixing"]["qkv"][i][:, head] for i in range(3))
     x = x + attend(q, k, v) @ p["mixing"]["output"][head]
   z = layer_norm(x, p["norm_2"]["scale"])
-  return x + np.maximum(z @ p["features"]["encoder"], 0) @ p["features"]["decoder"]
+  return x + edit(np.maximum(z @ p["features"]["encoder"], 0)) @ p["features"]["decoder"]
 
 
-def logits(params: Tree, tokens, architecture, **ista_options):
-  """Logits (T, V) of one sequence."""
+def logits(params: Tree, tokens, architecture, edit=lambda layer, codes: codes, **ista_options):
+  """Logits (T, V) of one sequence; `edit` sees, and may replace, every layer's codes (T, C)."""
   x = params["tokens"][tokens] + params["positions"][: len(tokens)]
   for layer in range(len(params["blocks"]["norm_1"]["scale"])):
     p = pick(params["blocks"], layer)
-    x = crate_block(x, p, **ista_options) if architecture == "crate" else gpt2_block(x, p)
+    block = {"crate": crate_block, "gpt2": gpt2_block}[architecture]
+    x = block(x, p, edit=functools.partial(edit, layer), **ista_options)
   x = layer_norm(x, params["norm"]["scale"], params["norm"].get("bias"))
   return x @ params["tokens"].T
 
@@ -74,6 +77,13 @@ def loss(params: Tree, windows, architecture):
     log_sum = top + np.log(np.exp(out - top[:, None]).sum(-1))
     total.append(log_sum - out[np.arange(len(out)), window[1:]])
   return np.mean(total)
+
+
+def wide(tree):
+  """A tree of float64 arrays."""
+  if isinstance(tree, dict):
+    return {key: wide(value) for key, value in tree.items()}
+  return np.asarray(tree, np.float64)
 
 
 def pick(tree: Tree, layer: int):

@@ -14,10 +14,10 @@ def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
     cwd=conftest.ROOT, capture_output=True, text=True, timeout=110,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
-  runs = json.loads(out.with_suffix(".json").read_text())
+  runs = json.loads((out / "compare.json").read_text())
   cells = [(run["architecture"], run["config"]["seed"]) for run in runs]
   assert cells == [("crate", 0), ("gpt2", 0), ("crate", 1), ("gpt2", 1)]
-  table = out.with_suffix(".md").read_text()
+  table = (out / "compare.md").read_text()
   for architecture in ("crate", "gpt2"):
     losses = [run["val_loss"] for run in runs if run["architecture"] == architecture]
     assert f"{sum(losses) / 2:.4f} ({min(losses):.4f} to {max(losses):.4f})" in table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 
-from crate_jax.model.features.ista import ista
+from crate_jax.model.features.ista import eta_sigma2, ista
 
 
 def _problem(tokens=7, width=16, codes=64, dtype=np.float64):
@@ -35,6 +35,12 @@ def test_codes_are_the_released_arithmetic():
   with jax.enable_x64(True):
     got = ista(jnp.asarray(z), jnp.asarray(w), steps=2, eta=eta, lam=lam)
   np.testing.assert_allclose(got, second, rtol=1e-12, atol=1e-12)
+
+
+def test_the_step_size_stands_beside_the_largest_singular_value():
+  dictionaries = np.stack([s * _problem(dtype=np.float32)[1] for s in (0.5, 1, 2)])
+  want = [0.1 * np.linalg.svd(d, compute_uv=False)[0] ** 2 for d in dictionaries]
+  np.testing.assert_allclose(eta_sigma2(jnp.asarray(dictionaries), 0.1), want, rtol=1e-5)
 
 
 def test_many_steps_reach_the_lasso_optimum():

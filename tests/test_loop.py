@@ -15,7 +15,7 @@ from crate_jax.data import pipeline
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import references
-from crate_jax.training import checkpoint, loop, report
+from crate_jax.training import checkpoint, loop, program, report
 from crate_jax.training import workdir as files
 
 TIMINGS = ("tokens_per_second",)
@@ -30,7 +30,7 @@ def final_state(config, workdir):
   meta_step = checkpoint.steps(workdir)[-1]
   with checkpoint.Checkpoints(workdir) as store:
     resolved = config_lib.from_dict(store.meta(meta_step)["config"])
-    like = loop.build(resolved).init(jax.random.key(9))
+    like = program.build(resolved).init(jax.random.key(9))
     return store.restore(meta_step, like)
 
 
@@ -271,9 +271,9 @@ def test_loss_falls_below_the_bigram_line_on_a_pattern(small, tmp_path):
 def test_the_update_with_plain_attention_lowers_for_accelerators(architecture, platform, text):
   config = conftest.small_config(text, architecture)
   config.model.dtype = "bfloat16"
-  program = loop.build(config_lib.resolve(config, 257))
-  state = jax.eval_shape(program.init, jax.random.key(0))
-  traced = program.update.trace(state, jax.ShapeDtypeStruct((8, 17), jnp.int32))
+  pieces = program.build(config_lib.resolve(config, 257))
+  state = jax.eval_shape(pieces.init, jax.random.key(0))
+  traced = pieces.update.trace(state, jax.ShapeDtypeStruct((8, 17), jnp.int32))
   assert "bf16" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 

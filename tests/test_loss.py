@@ -23,18 +23,19 @@ def test_every_token_but_the_first_is_scored_once(count, batch_size):
     context=12,
     batch_size=batch_size,
   )
-  wide = {k: _wide(v) for k, v in params.items()}
-  total = 0.0
+  wide = reference.wide(params)
+  total, nonzero = 0.0, np.zeros(3)
+
+  def count_nonzero(layer, codes):
+    nonzero[layer] += np.sum(codes > 0) / codes.shape[1]
+    return codes
+
   for first in range(0, count - 1, 12):
     window = tokens[first : first + 13]
     total += reference.loss(wide, [window], "crate") * (len(window) - 1)
+    reference.logits(wide, window[:-1], "crate", count_nonzero)
   assert got.tokens == count - 1
   assert got.bytes == byte_lengths[tokens[1:]].sum()
   assert got.nats == pytest.approx(total / (count - 1), rel=1e-5)
   assert got.bits_per_byte == pytest.approx(total / math.log(2) / got.bytes, rel=1e-5)
-
-
-def _wide(tree):
-  if isinstance(tree, dict):
-    return {k: _wide(v) for k, v in tree.items()}
-  return np.asarray(tree, np.float64)
+  assert got.nonzero == pytest.approx(nonzero / (count - 1), rel=1e-5)

@@ -1,6 +1,7 @@
 import conftest
 import numpy as np
 import pytest
+import reference
 
 import crate_jax
 from crate_jax.errors import UserError
@@ -39,3 +40,50 @@ def test_generate_continues_the_prompt_reproducibly(workdir):
   assert sample.startswith("the cat") and len(sample) > len("the cat")
   assert sample == run.generate("the cat", 20, seed=1) != run.generate("the cat", 20, seed=2)
   assert run.generate("", 5)
+
+
+def test_codes_are_every_layers_neurons(workdir):
+  run = crate_jax.load(workdir)
+  tokens = run.tokenizer.encode("the cat sat")[None]
+  codes = run.codes(tokens)
+  assert codes.shape == (2, 1, 11, 64) and codes.min() == 0
+  # The last layer's codes, decoded with its dictionary, are what the head reads.
+  dictionary = np.asarray(run.params["blocks"]["features"]["dictionary"][1], np.float64)
+  params = reference.wide(run.params)
+  stream = np.asarray(codes[1, 0], np.float64) @ dictionary
+  normed = reference.layer_norm(stream, params["norm"]["scale"], params["norm"]["bias"])
+  np.testing.assert_allclose(
+    run.logits(tokens)[0], normed @ params["tokens"].T, rtol=1e-4, atol=1e-4
+  )
+
+
+def test_steering_sets_neurons(workdir):
+  run = crate_jax.load(workdir)
+  tokens = run.tokenizer.encode("the cat sat")[None]
+  codes = np.asarray(run.codes(tokens))
+  neuron = int(codes[1, 0].max(0).argmax())
+  same = {(1, n): float(codes[1, 0, 0, n]) for n in range(64)}
+  np.testing.assert_allclose(
+    run.logits(tokens[:, :1], steering=same), run.logits(tokens[:, :1]), rtol=1e-5, atol=1e-5
+  )
+  off = run.logits(tokens, steering={(1, neuron): 0.0})
+  assert np.abs(off - run.logits(tokens)).max() > 1e-3
+  for wrong in ((2, 0), (0, 64), (-1, 0)):
+    with pytest.raises(UserError, match=r"There is no neuron .* 2 layers of 64 neurons"):
+      run.logits(tokens, steering={wrong: 1.0})
+
+
+def test_a_steered_sample_is_that_of_steered_logits(workdir):
+  run = crate_jax.load(workdir)
+  ids = run.tokenizer.encode("the ca")
+  plain = np.argmax(run.logits(ids[None])[0, -1])
+  steering = next(  # a neuron of the last layer that decides the next token
+    {(0, 3): 2.0, (1, n): 50.0}
+    for n in range(64)
+    if np.argmax(run.logits(ids[None], steering={(0, 3): 2.0, (1, n): 50.0})[0, -1]) != plain
+  )
+  sample = run.generate("the ca", 5, temperature=0, steering=steering)
+  for _ in range(5):
+    best = int(np.argmax(run.logits(ids[None], steering=steering)[0, -1]))
+    ids = np.append(ids, best)
+  assert sample == run.tokenizer.decode(ids) != run.generate("the ca", 5, temperature=0)

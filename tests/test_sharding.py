@@ -43,12 +43,12 @@ from pathlib import Path
 from crate_jax import config as config_lib
 from crate_jax.config import MeshConfig
 from crate_jax.evaluation import loss
-from crate_jax.training import checkpoint, loop
+from crate_jax.training import checkpoint, program as program_lib
 
 c = config_lib.resolve(conftest.small_config(Path("x")), 256)
 batch = np.random.default_rng(0).integers(0, 256, (8, 17), dtype=np.int32)
 for mesh in [(8, 1, 1), (1, 8, 1), (2, 2, 2)]:
-  program = loop.build(dataclasses.replace(c, mesh=MeshConfig(*mesh)))
+  program = program_lib.build(dataclasses.replace(c, mesh=MeshConfig(*mesh)))
   state = program.init(jax.random.key(0))
   losses = []
   for _ in range(3):
@@ -60,7 +60,7 @@ for mesh in [(8, 1, 1), (1, 8, 1), (2, 2, 2)]:
 
 # Every device computes its own rows alone, in an update's parts and in evaluation.
 c = dataclasses.replace(c, train=dataclasses.replace(c.train, batch_size=64, accumulation=4))
-program = loop.build(dataclasses.replace(c, mesh=MeshConfig(8, 1, 1)))
+program = program_lib.build(dataclasses.replace(c, mesh=MeshConfig(8, 1, 1)))
 state = program.init(jax.random.key(0))
 text = program.update.lower(state, jax.ShapeDtypeStruct((64, 17), "int32")).compile().as_text()
 assert "f32[2,16,256]" in text, "a part's 16 rows are two on each of 8 devices"
@@ -68,7 +68,7 @@ assert "f32[4,16,256]" not in text and "f32[16,16,256]" not in text and "f32[8,1
 
 rows, targets = np.zeros((8, 17), np.int32), np.full(8, 16, np.int32)
 rows, targets = jax.device_put((rows, targets), program.batch_sharding)
-text = loss._row_nll.lower(program.model, state.params, rows, targets).compile().as_text()
+text = loss._row_sums.lower(program.model, state.params, rows, targets).compile().as_text()
 assert "f32[1,16,256]" in text and "f32[8,16,256]" not in text
 
 with checkpoint.Checkpoints(Path(sys.argv[1]), c.checkpoint) as store:

@@ -7,10 +7,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from crate_jax.errors import UserError
+from crate_jax.model import lm
 from crate_jax.model.lm import LM, Params
-from crate_jax.training.step import token_nll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,20 +24,27 @@ class Loss:
       End-of-text costs bits and stands for no byte.
     tokens: tokens scored: all but the first, which nothing predicts.
     bytes: the bytes they stand for.
+    nonzero: share of every layer's neurons that are not zero, over the tokens that the scored
+      ones were predicted from.
   """
 
   nats: float
   bits_per_byte: float
   tokens: int
   bytes: int
+  nonzero: tuple[float, ...]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _row_nll(model: LM, params: Params, tokens_BT1: jax.Array, targets_B: jax.Array) -> jax.Array:
-  """Nats of each row's first targets_B targets, summed."""
-  nll_BT = token_nll(model, params, tokens_BT1)
+def _row_sums(
+  model: LM, params: Params, tokens_BT1: jax.Array, targets_B: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Sums over each row's first targets_B targets: nats_B, and shares of non-zero neurons_LB."""
+  logits_BTV, seen = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["gauges"])
+  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
   scored_BT = jnp.arange(nll_BT.shape[1]) < targets_B[:, None]
-  return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=1)
+  nonzero_LBT = jnp.where(scored_BT, lm.nonzero(seen), 0)
+  return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=-1), jnp.sum(nonzero_LBT, axis=-1)
 
 
 def text_loss(
@@ -70,7 +78,7 @@ def text_loss(
   count = len(tokens) - 1
   if count < 1:
     raise UserError("The text to score has fewer than two tokens, and the first is not scored.")
-  total = 0.0
+  total = np.zeros(1 + model.config.layers)  # nats, then each layer's share of non-zero neurons
   for first in range(0, math.ceil(count / context), batch_size):
     windows_BT1 = np.zeros((batch_size, context + 1), np.int32)
     targets_B = np.zeros(batch_size, np.int32)
@@ -79,6 +87,9 @@ def text_loss(
       windows_BT1[row, : len(window)] = window
       targets_B[row] = max(len(window) - 1, 0)
     placed = jax.device_put((windows_BT1, targets_B), sharding)
-    total += float(np.sum(np.asarray(_row_nll(model, params, *placed), np.float64)))
+    nats_B, nonzero_LB = jax.device_get(_row_sums(model, params, *placed))
+    total += np.concatenate([nats_B[None], nonzero_LB]).sum(axis=1, dtype=np.float64)
   size = int(byte_lengths[tokens[1:]].sum())
-  return Loss(total / count, total / math.log(2) / max(size, 1), count, size)
+  nats, *nonzero = (total / count).tolist()
+  bits_per_byte = nats * count / math.log(2) / max(size, 1)
+  return Loss(nats, bits_per_byte, count, size, tuple(nonzero))

@@ -4,6 +4,7 @@ Shapes stand in the names: B batch, T tokens, S cached tokens, D model width, K 
 width, C codes, V vocabulary, L layers.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +28,10 @@ class LM(nn.Module):
 
   config: ModelConfig
 
+  # Besides "params" and "cache" there are three collections, which the blocks' neurons fill or
+  # read (`features.neurons`): "codes" and "gauges" are made when they are mutable, "steering"
+  # overwrites neurons where it is given (`steering`).
+
   def setup(self) -> None:
     c = self.config
     init, embed = nn.initializers.normal(0.02), {"embed": c.width}
@@ -36,7 +41,7 @@ class LM(nn.Module):
     )
     self.blocks = nn.scan(
       _remat(Block, c.remat),
-      variable_axes={"params": 0, "cache": 0},
+      variable_axes={"params": 0, "cache": 0, "codes": 0, "gauges": 0, "steering": 0},
       split_rngs={"params": True},
       in_axes=nn.broadcast,
       length=c.layers,
@@ -87,6 +92,21 @@ def _remat(block: type[Block], policy: str) -> type[Block]:
     return block
   keep = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[policy]
   return nn.remat(block, policy=keep, prevent_cse=False)
+
+
+def codes(variables: Mapping[str, Any]) -> jax.Array:
+  """codes_LBTC, the neurons of every layer, from the collection "codes" of an `apply`."""
+  return variables["codes"]["blocks"]["features"]["neurons"][0]
+
+
+def nonzero(variables: Mapping[str, Any]) -> jax.Array:
+  """nonzero_LBT, each token's share of non-zero neurons, from the collection "gauges"."""
+  return variables["gauges"]["blocks"]["features"]["nonzero"][0]
+
+
+def steering(value_LC: jax.Array) -> Params:
+  """The collection "steering" that sets neurons to values; NaN leaves a neuron as it is."""
+  return {"blocks": {"features": {"value": value_LC}}}
 
 
 def init_params(model: LM, key: jax.Array) -> Params:

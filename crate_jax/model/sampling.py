@@ -11,7 +11,7 @@ from crate_jax.model.lm import LM, Params
 
 def sample(
   model: LM,
-  params: Params,
+  variables: Params,
   prompt: np.ndarray,
   length: int,
   key: jax.Array,
@@ -27,7 +27,7 @@ def sample(
 
   Args:
     model: the model.
-    params: its parameters.
+    variables: "params", and "steering" if neurons are to be set (`lm.steering`).
     prompt: at least one token id.
     length: tokens to add.
     key: of the random choices.
@@ -48,7 +48,7 @@ def sample(
     end = min(context, len(seen) + wanted - len(tokens))
     key, this_key = jax.random.split(key)
     out_BS = _fill(
-      model, params, window_BS, len(seen), end, this_key, temperature, vocab_size, top_k=top_k
+      model, variables, window_BS, len(seen), end, this_key, temperature, vocab_size, top_k=top_k
     )
     tokens = np.concatenate([tokens, np.asarray(out_BS)[0, len(seen) : end]])
   return tokens
@@ -57,7 +57,7 @@ def sample(
 @functools.partial(jax.jit, static_argnums=0, static_argnames="top_k")
 def _fill(
   model: LM,
-  params: Params,
+  variables: Params,
   window_BS: jax.Array,
   start: jax.Array,
   end: jax.Array,
@@ -83,7 +83,7 @@ def _fill(
   # Tokens after `start` are padding: the causal mask hides them from those before, and every
   # one of them is overwritten in the window and in the cache before it becomes visible.
   positions_BS = jnp.broadcast_to(jnp.arange(S), (B, S))
-  logits_BSV, cache = model.apply({"params": params}, window_BS, positions_BS, mutable=["cache"])
+  logits_BSV, cache = model.apply(variables, window_BS, positions_BS, mutable=["cache"])
   first_B = choose(logits_BSV[:, start - 1], start)
 
   def body(carry: tuple) -> tuple:
@@ -91,7 +91,7 @@ def _fill(
     token_B1 = jax.lax.dynamic_slice_in_dim(window_BS, position, 1, axis=1)
     positions_B1 = jnp.full((B, 1), position)
     logits_B1V, cache = model.apply(
-      {"params": params, **cache}, token_B1, positions_B1, mutable=["cache"]
+      {**variables, **cache}, token_B1, positions_B1, mutable=["cache"]
     )
     next_B = choose(logits_B1V[:, 0], position + 1)
     return window_BS.at[:, position + 1].set(next_B), cache, position + 1

@@ -1,14 +1,12 @@
 """The training loop, top to bottom: text, build, restore, step, evaluate, save, report."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding
+import numpy as np
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config, Configuration
@@ -17,21 +15,30 @@ from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
-from crate_jax.model import lm
-from crate_jax.training import checkpoint, optim, report, sharding
+from crate_jax.model import lm, sampling
+from crate_jax.model.features.ista import eta_sigma2
+from crate_jax.training import checkpoint, curve, metrics, plan, report
+from crate_jax.training import program as program_lib
 from crate_jax.training import workdir as files
-from crate_jax.training.step import TrainState, UpdateFn, make_update
+from crate_jax.training.program import Program
+
+SAMPLE_TOKENS = 200  # of the text that a run ends with
 
 
-def train(config: Configuration, workdir: Path) -> dict[str, Any]:
+def train(
+  config: Configuration, workdir: Path, *, wandb: str = "", dry_run: bool = False
+) -> dict[str, Any]:
   """Trains a model to the end of its config, resuming what the work directory holds.
 
   Args:
     config: a config file's `get_config()`, overrides applied.
     workdir: the run's folder; made if it is not there.
+    wandb: project on Weights & Biases to log to; "" for none.
+    dry_run: end before the first step, once everything about it is said; nothing is written to
+      the run's folder.
 
   Returns:
-    What result.json holds.
+    What result.json holds; nothing after a dry run.
 
   Raises:
     UserError: the config, the text, or the state of the work directory does not allow it.
@@ -46,7 +53,7 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
     report.after(result, workdir)
     return result
-  clock = report.Clock(resume.clock if resume else {})
+  clock = metrics.Clock(resume.clock if resume else {})
 
   # --- Text -----------------------------------------------------------------------------------
   corpus = _load_corpus(config, resume.tokenizer if resume else None)
@@ -55,8 +62,13 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     files.check_text(workdir, resume.data, corpus.facts)
 
   # --- Build and restore ------------------------------------------------------------------
-  program = build(c)
-  report.before(c, corpus.facts)
+  program = program_lib.build(c)
+  report.say(f"compiling the step of {c.model.architecture} and trying it ...")
+  measured = plan.measure(program, c)
+  report.before(c, corpus.facts, measured, workdir, step=resume.step if resume else 0)
+  if dry_run:
+    report.say("dry run: nothing was trained, and nothing was written to the run's folder.")
+    return {}
   batches = pipeline.batches(
     corpus.train,
     context=c.model.context,
@@ -75,116 +87,63 @@ def train(config: Configuration, workdir: Path) -> dict[str, Any]:
     params = files.source_params(c.init_from, state.params)
     state = dataclasses.replace(state, params=params)
   scored = corpus.validation[: c.evaluation.tokens + 1 if c.evaluation.tokens else None]
-  evaluate = functools.partial(
-    loss_lib.text_loss,
-    program.model,
-    byte_lengths=corpus.tokenizer.byte_lengths(),
-    context=c.model.context,
-    batch_size=c.train.batch_size // c.train.accumulation,
-    sharding=program.batch_sharding,
-  )
+  evaluate = _evaluator(program, c, corpus.tokenizer)
   val_loss: loss_lib.Loss | None = None
 
   # --- Steps ------------------------------------------------------------------------------
-  files.write_description(workdir, c, corpus)
-  (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
+  if report.is_lead():
+    files.write_description(workdir, c, corpus)
+    (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
   step = int(state.step)
   policy = checkpoint.SavePolicy(c.checkpoint)
   axes = lm.logical_axes(program.model)
   description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
   with (
-    report.Reporter(workdir / files.METRICS, c, step, clock) as reporter,
+    metrics.Reporter(workdir, c, step, clock, wandb=wandb) as reporter,
     checkpoint.Checkpoints(workdir, c.checkpoint) as store,
   ):
     while step < c.train.steps:
       batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
-      state, metrics = program.update(state, batch)
+      state, measurements = measured.update(state, batch)
       step += 1
-      reporter.step(step, metrics)  # says the step before this one, so the device never waits
+      reporter.step(step, measurements)  # says the step before this one, so the device never waits
 
       last = step == c.train.steps
       if last or step % c.evaluation.every_steps == 0:
         reporter.flush()
         with clock.paused():
-          val_loss = evaluate(state.params, tokens=scored)
-          reporter.evaluation(step, val_loss)
+          val_loss = evaluate(state.params, scored)
+          reporter.evaluation(step, _evaluation(val_loss, c, state.params))
       if last or policy.due(step):
         reporter.flush()
         with clock.paused():
           store.save(state, {**description, "clock": clock.totals()})
 
   # --- The end ----------------------------------------------------------------------------
-  val_loss = val_loss or evaluate(state.params, tokens=scored)
+  val_loss = val_loss or evaluate(state.params, scored)
   V = corpus.tokenizer.vocab_size
   result = {
     **report.model_facts(c),
     "steps": step,
     "tokens": step * c.train.batch_size * c.model.context,
-    "train_loss": evaluate(state.params, tokens=corpus.train[: len(scored)]).nats,
-    "val_loss": val_loss.nats,
-    "bits_per_byte": val_loss.bits_per_byte,
+    "train_loss": evaluate(state.params, corpus.train[: len(scored)]).nats,
+    **_evaluation(val_loss, c, state.params),
     "val_tokens": val_loss.tokens,
     "unigram_loss": references.unigram_loss(corpus.train, scored, V),
     "bigram_loss": references.bigram_loss(corpus.train, scored, V),
     "tokens_per_second": c.train.batch_size * c.model.context / clock.seconds_per_step(),
     "seconds": clock.totals()["seconds"],
+    "sample": _sample(program.model, state.params, corpus.tokenizer),
     **report.environment(),
     "data": corpus.facts,
     "config": config_lib.to_dict(c),
   }
   result = report.finite(result)
-  files.write_json(workdir / files.RESULT, result)
+  if report.is_lead():
+    curve.draw(workdir / files.CURVE, files.read_metrics(workdir), result)
+    files.write_json(workdir / files.RESULT, result)  # last: it says that the run is finished
   report.after(result, workdir)
   return result
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-  """The compiled pieces of a run.
-
-  Attributes:
-    model: the model.
-    init: key -> fresh state, laid out on the mesh.
-    update: (state, tokens_BT1) -> (state, metrics); consumes the state it is given.
-    batch_sharding: how a batch is laid out.
-  """
-
-  model: lm.LM
-  init: Callable[[jax.Array], TrainState]
-  update: UpdateFn
-  batch_sharding: NamedSharding
-
-
-def build(config: Config) -> Program:
-  """Everything that is jitted, with shardings in and out and the state donated.
-
-  Raises:
-    UserError: the mesh does not fit the devices or the batch, the schedule not the steps, or the
-      model is float64 and JAX is not.
-  """
-  c = config
-  if c.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-    raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
-  mesh = sharding.make_mesh(c.mesh)
-  model = lm.LM(c.model)
-  axes = lm.logical_axes(model)
-  optimizer = optim.make_optimizer(c.optimizer, c.train.steps, axes)
-  schedule = optim.make_schedule(c.optimizer, c.train.steps)
-
-  def init(key: jax.Array) -> TrainState:
-    params = lm.init_params(model, key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-
-  abstract = jax.eval_shape(init, jax.random.key(0))
-  state_sharding = sharding.state_shardings(abstract, optimizer, axes, mesh)
-  batch_sharding = sharding.batch_sharding(mesh, c.train.batch_size // c.train.accumulation)
-  update = jax.jit(
-    make_update(model, optimizer, schedule, c.train.accumulation),
-    in_shardings=(state_sharding, batch_sharding),
-    out_shardings=(state_sharding, sharding.replicated(mesh)),
-    donate_argnums=0,
-  )
-  return Program(model, jax.jit(init, out_shardings=state_sharding), update, batch_sharding)
 
 
 def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline.Corpus:
@@ -207,3 +166,54 @@ def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline
       "data.train: nothing can be scored, more text is needed."
     )
   return corpus
+
+
+def _evaluator(
+  program: Program, config: Config, tokenizer: Tokenizer
+) -> Callable[[lm.Params, np.ndarray], loss_lib.Loss]:
+  """(params, tokens) -> loss, computed as the batches are: over all devices."""
+  byte_lengths = tokenizer.byte_lengths()
+
+  def evaluate(params: lm.Params, tokens: np.ndarray) -> loss_lib.Loss:
+    return loss_lib.text_loss(
+      program.model,
+      params,
+      tokens,
+      byte_lengths,
+      context=config.model.context,
+      batch_size=config.train.batch_size // config.train.accumulation,
+      sharding=program.batch_sharding,
+    )
+
+  return evaluate
+
+
+def _evaluation(loss: loss_lib.Loss, config: Config, params: lm.Params) -> dict[str, metrics.Value]:
+  """What an evaluation reports: the loss, and per layer what shows how CRATE does."""
+  values: dict[str, metrics.Value] = {
+    "val_loss": loss.nats,
+    "bits_per_byte": loss.bits_per_byte,
+    "nonzero": list(loss.nonzero),
+  }
+  if config.model.architecture == "crate":
+    dictionary = params["blocks"]["features"]["dictionary"]
+    values["eta_sigma2"] = _eta_sigma2(dictionary, config.model.eta).tolist()
+  return values
+
+
+_eta_sigma2 = jax.jit(eta_sigma2)
+
+
+def _sample(model: lm.LM, params: lm.Params, tokenizer: Tokenizer) -> str:
+  """What the model writes from the start of a document; the same for the same parameters."""
+  tokens = sampling.sample(
+    model,
+    {"params": params},
+    np.array([tokenizer.end_of_text], np.int32),
+    SAMPLE_TOKENS,
+    jax.random.key(0),
+    temperature=0.8,
+    top_k=0,
+    vocab_size=tokenizer.vocab_size,
+  )
+  return tokenizer.decode(tokens[1:])

@@ -1,149 +1,45 @@
-"""What a run says: lines on the terminal, metrics.jsonl, result.json."""
+"""What a run says before its first step and after its last, and the facts in it."""
 
-import json
 import math
 import os
 import platform
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 
 from crate_jax.config import Config
-from crate_jax.evaluation.loss import Loss
 from crate_jax.model import flops, lm
-from crate_jax.training.step import Metrics
-
-
-class Clock:
-  """Wall time of a run over all its restarts, and the part of it spent in training steps.
-
-  A process's first step (compilation) and what happens in `paused` do not count as training.
-  """
-
-  def __init__(self, before: dict[str, Any]) -> None:
-    """Starts the clock; `before` is what `totals` said at the checkpoint resumed from."""
-    self._seconds = before.get("seconds", 0.0)
-    self._train_seconds = before.get("train_seconds", 0.0)
-    self._train_steps = before.get("train_steps", 0)
-    self._started = time.monotonic()
-    self._last: float | None = None
-
-  def step_done(self) -> None:
-    """Called whenever the device has finished one more step."""
-    now = time.monotonic()
-    if self._last is not None:
-      self._train_seconds += now - self._last
-      self._train_steps += 1
-    self._last = now
-
-  @contextmanager
-  def paused(self) -> Iterator[None]:
-    """Time in here is not training."""
-    yield
-    self._last = time.monotonic()
-
-  def seconds_per_step(self) -> float:
-    """Mean over the run; NaN before the second step."""
-    return self._train_seconds / self._train_steps if self._train_steps else math.nan
-
-  def totals(self) -> dict[str, Any]:
-    """What the clock of a resumed run starts from."""
-    seconds = self._seconds + time.monotonic() - self._started
-    return {
-      "seconds": seconds,
-      "train_seconds": self._train_seconds,
-      "train_steps": self._train_steps,
-    }
-
-
-class Reporter:
-  """Says how training goes: lines on the terminal, and metrics.jsonl, a JSON object a line.
-
-  A step's metrics are fetched when the next step is under way, so the device never waits for
-  the host, and the host is never more than one step ahead of the device.
-  """
-
-  def __init__(self, path: Path, config: Config, step: int, clock: Clock) -> None:
-    """Opens the metrics file, dropping what lies past the step that a run resumes at."""
-    kept = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-      try:
-        if json.loads(line)["step"] <= step:
-          kept.append(line + "\n")
-      except json.JSONDecodeError:  # a line that was cut short
-        continue
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
-    os.replace(temporary, path)
-    self._file = path.open("a")
-    self._config, self._clock = config, clock
-    self._pending: tuple[int, Metrics] | None = None
-
-  def step(self, step: int, metrics: Metrics) -> None:
-    """Notes the metrics of an update just dispatched, and reports the update before it."""
-    self._report()
-    self._pending = (step, metrics)
-
-  def flush(self) -> None:
-    """Waits for the last update, reports it, and puts every line on disk."""
-    self._report()
-    self._file.flush()
-    os.fsync(self._file.fileno())
-
-  def evaluation(self, step: int, loss: Loss) -> None:
-    """Reports an evaluation."""
-    self._write(step, val_loss=loss.nats, bits_per_byte=loss.bits_per_byte)
-    say(f"step {step:,}  val_loss {loss.nats:.4f}  {loss.bits_per_byte:.4f} bits per byte")
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    """Closes the file; an update that is still pending when a run breaks off is not reported."""
-    self._file.close()
-
-  def _report(self) -> None:
-    if self._pending is None:
-      return
-    step, metrics = self._pending
-    self._pending = None
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    self._clock.step_done()
-    train = self._config.train
-    if step % train.log_every_steps and step != train.steps:
-      return
-    seconds = self._clock.seconds_per_step()
-    tokens = train.batch_size * self._config.model.context
-    self._write(step, **values, tokens=step * tokens, tokens_per_second=tokens / seconds)
-    pace = ""
-    if math.isfinite(seconds):  # not before the second step: the first one compiles
-      pace = f"  {tokens / seconds:,.0f} tokens/s  {duration(seconds * (train.steps - step))} left"
-    say(
-      f"step {step:,}/{train.steps:,}  loss {values['loss']:.4f}  "
-      f"grad {values['grad_norm']:.2f}  rate {values['learning_rate']:.2e}{pace}"
-    )
-
-  def _write(self, step: int, **values: float) -> None:
-    self._file.write(json.dumps(finite({"step": step, **values})) + "\n")
+from crate_jax.training.plan import Plan
 
 
 def finite(value: Any) -> Any:
-  """Nested dicts with None in place of NaN and infinities, which JSON does not have."""
+  """Nested values with None in place of NaN and infinities, which JSON does not have."""
   if isinstance(value, dict):
     return {key: finite(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(item) for item in value]
   return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_lead() -> bool:
+  """True in process 0, the only one that prints and that writes a run's files."""
+  return jax.process_index() == 0
 
 
 def say(text: str = "") -> None:
   """Prints a line from process 0."""
-  if jax.process_index() == 0:
+  if is_lead():
     print(text, flush=True)
+
+
+def size(number: float) -> str:
+  """Bytes for people: 12.3 MB, 4.5 GB (powers of 1,000)."""
+  if number < 1e9:
+    return f"{number / 1e6:.1f} MB"
+  return f"{number / 1e9:.1f} GB"
 
 
 def duration(seconds: float) -> str:
@@ -192,23 +88,51 @@ def _commit() -> str:
   return commit + ("-dirty" if changed else "")
 
 
-def before(config: Config, facts: dict[str, Any]) -> None:
-  """Says what is about to be trained, on what."""
-  model, train = model_facts(config), config.train
-  tokens = train.steps * train.batch_size * config.model.context
-  say(
-    f"{model['architecture']}: {config.model.layers} layers, width {config.model.width}, "
-    f"{model['parameters']:,} parameters ({model['block_parameters']:,} in blocks), "
-    f"{model['flops_per_token'] / 1e6:.1f} MFLOP per training token"
-  )
-  say(
-    f"text: {facts['text']}, {facts['train_tokens']:,} training and "
-    f"{facts['validation_tokens']:,} validation tokens, sha256 {facts['train_sha256'][:12]}"
-  )
-  say(
-    f"{train.steps:,} steps of {train.batch_size} x {config.model.context} tokens "
-    f"= {tokens:,} tokens on {environment()['device']}"
-  )
+def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, step: int) -> None:
+  """Says what is about to be trained, on what, and what it will take, as a table.
+
+  Args:
+    config: the run's.
+    facts: its text's (`pipeline.Corpus.facts`).
+    plan: the compiled step and what it measured.
+    workdir: the run's folder.
+    step: updates done so far.
+  """
+  model, m, train = model_facts(config), config.model, config.train
+  count = model["parameters"]
+  tokens = train.steps * train.batch_size * m.context
+  exact, six_n = model["flops_per_token"], 6 * count
+  epochs = tokens / facts["train_tokens"]
+  mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
+  left = plan.seconds_per_step * (train.steps - step)
+  rows = {
+    "run": f"{workdir}" + (f", going on at step {step:,}" if step else ""),
+    "architecture": f"{m.architecture}: {m.layers} layers, width {m.width}, {m.heads} heads, "
+    f"{m.codes:,} neurons a layer, context {m.context}, {m.dtype}",
+    "parameters": f"{count:,} = {model['block_parameters']:,} in blocks + "
+    f"{model['embedding_parameters']:,} embedding (tied) + final norm; "
+    f"positions: {model['position_parameters']:,}",
+    "training FLOPs": f"{exact:,} per token, exact (6 N D would say {six_n:,}: "
+    f"{six_n / exact:.2f} of it); {exact * tokens:.2e} in all",
+    "steps": f"{train.steps:,} of {train.batch_size} x {m.context} tokens"
+    + (f" in {train.accumulation} parts" if train.accumulation > 1 else ""),
+    "tokens": f"{tokens:,}: {tokens / count:.1f} per parameter, {epochs:.2f} epochs",
+    "text": f"{facts['text']}: {facts['train_tokens']:,} training and "
+    f"{facts['validation_tokens']:,} validation tokens",
+    "sha256": f"training {facts['train_sha256'][:12]}, validation "
+    f"{facts['validation_sha256'][:12]}, tokenizer {facts['tokenizer_sha256'][:12]}",
+    "device": f"{environment()['device']}; mesh: {mesh}",
+    "memory": f"{size(plan.state_bytes)} of state and {size(plan.step_bytes)} for a step"
+    + (f", of {size(plan.device_bytes)}" if plan.device_bytes else "")
+    + " on each device",
+    "time": f"about {duration(left)}, evaluations not counted: "
+    f"{train.batch_size * m.context / plan.seconds_per_step:,.0f} tokens/s in "
+    f"{plan.TRIALS} trial steps; compiled in {duration(plan.compile_seconds)}",
+  }
+  say()
+  for name, text in rows.items():
+    say(f"  {name:<15} {text}")
+  say()
 
 
 def after(result: dict[str, Any], workdir: Path) -> None:
@@ -232,4 +156,7 @@ def after(result: dict[str, Any], workdir: Path) -> None:
   say(f"  train_loss   {result['train_loss']:.4f}")
   say(f"  unigram_loss {beside('unigram_loss')}")
   say(f"  bigram_loss  {beside('bigram_loss')}")
-  say(f"written to {workdir / 'result.json'}")
+  say("\na sample, from the start of a document:")
+  for line in result["sample"].strip().splitlines():
+    say(f"  | {line}")
+  say(f"\nwritten to {workdir}: result.json, loss.png, metrics.jsonl, tensorboard/, checkpoints/")

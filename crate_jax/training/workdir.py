@@ -5,9 +5,13 @@ tokenizer.json     the tokenizer, in the format of Hugging Face tokenizers
 config.json        the resolved config, for people
 data.json          what text it was: description, digests, counts
 metrics.jsonl      one line per logged step and per evaluation
-result.json        the end of the run
+tensorboard/       the same for TensorBoard
+wandb/, wandb_id   the same for Weights & Biases, if that was asked for
+loss.png           the loss curve, drawn at the end
+result.json        the end of the run; written last
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,6 +32,9 @@ TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+WANDB_ID = "wandb_id"
+CURVE = "loss.png"
 RESULT = "result.json"
 
 # Keys that may differ when a run is resumed: its length, its intervals, where it runs, and where
@@ -67,6 +74,15 @@ def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
   path = workdir / RESULT
   result = json.loads(path.read_text()) if path.exists() else None
   return result if result and result["steps"] == steps else None
+
+
+def read_metrics(workdir: Path) -> list[dict[str, Any]]:
+  """The lines of the run's metrics.jsonl; one that was cut short is left out."""
+  path, lines = workdir / METRICS, []
+  for line in path.read_text().splitlines() if path.exists() else []:
+    with contextlib.suppress(json.JSONDecodeError):
+      lines.append(json.loads(line))
+  return lines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.features.neurons import neurons
 from crate_jax.model.parameter import parameter
 
 
@@ -52,7 +53,18 @@ class ISTA(nn.Module):
     axes = {"codes": c.codes, "embed": c.width}
     dict_CD = parameter(self, "dictionary", init, axes, z_BTD.dtype).astype(z_BTD.dtype)
     a_BTC = ista(z_BTD, dict_CD, steps=c.ista_steps, eta=c.eta, lam=c.lam)
-    return jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
+    return jnp.einsum("btc,cd->btd", neurons(self, a_BTC), dict_CD)
+
+
+def eta_sigma2(dict_LCD: jax.Array, eta: float) -> jax.Array:
+  """eta * sigma_max(D)^2 of every layer, (L,): the step size beside the curvature it must respect.
+
+  The largest eigenvalue of the Hessian D D^T of ISTA's smooth term is sigma_max(D)^2. A step
+  lowers the objective for certain while eta times it is at most 1, and the iteration diverges
+  along that direction above 2 (Beck and Teboulle 2009, the step size 1 / L of ISTA).
+  """
+  gram_LDD = jnp.einsum("lcd,lce->lde", dict_LCD, dict_LCD)
+  return eta * jnp.linalg.eigvalsh(gram_LDD)[:, -1]
 
 
 def _symmetric_uniform(bound: float) -> nn.initializers.Initializer:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.features.neurons import neurons
 from crate_jax.model.parameter import parameter
 
 
@@ -25,4 +26,4 @@ class MLP(nn.Module):
     decoder_init = normal(0.02 / (2 * c.layers) ** 0.5)
     decoder_CD = parameter(self, "decoder", decoder_init, codes | embed, dtype)
     a_BTC = jax.nn.relu(jnp.einsum("btd,dc->btc", z_BTD, encoder_DC.astype(dtype)))
-    return jnp.einsum("btc,cd->btd", a_BTC, decoder_CD.astype(dtype))
+    return jnp.einsum("btc,cd->btd", neurons(self, a_BTC), decoder_CD.astype(dtype))

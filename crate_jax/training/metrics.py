@@ -1,0 +1,291 @@
+"""What a run measures as it goes: the clock, a progress line, metrics.jsonl, TensorBoard, W&B."""
+
+import json
+import math
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, Self, TextIO
+
+import jax
+import tensorboardX
+import tqdm
+
+from crate_jax import config as config_lib
+from crate_jax.config import Config
+from crate_jax.errors import UserError
+from crate_jax.training import report
+from crate_jax.training import workdir as files
+from crate_jax.training.report import duration, is_lead, say
+from crate_jax.training.step import Metrics
+
+Value = float | Sequence[float]  # a sequence has one entry a layer
+
+
+class Clock:
+  """Wall time of a run over all its restarts, and the part of it spent in training steps.
+
+  A process's first step and what happens in `paused` (evaluating, saving) do not count as
+  training; compilation is over before the first step.
+  """
+
+  def __init__(self, before: dict[str, Any]) -> None:
+    """Starts the clock; `before` is what `totals` said at the checkpoint resumed from."""
+    self._seconds = before.get("seconds", 0.0)
+    self._train_seconds = before.get("train_seconds", 0.0)
+    self._train_steps = before.get("train_steps", 0)
+    self._started = time.monotonic()
+    self._last: float | None = None
+
+  def step_done(self) -> None:
+    """Called whenever the device has finished one more step."""
+    now = time.monotonic()
+    if self._last is not None:
+      self._train_seconds += now - self._last
+      self._train_steps += 1
+    self._last = now
+
+  @contextmanager
+  def paused(self) -> Iterator[None]:
+    """Time in here is not training."""
+    yield
+    self._last = time.monotonic()
+
+  def seconds_per_step(self) -> float:
+    """Mean over the run; NaN before the second step."""
+    return self._train_seconds / self._train_steps if self._train_steps else math.nan
+
+  def totals(self) -> dict[str, Any]:
+    """What the clock of a resumed run starts from."""
+    seconds = self._seconds + time.monotonic() - self._started
+    return {
+      "seconds": seconds,
+      "train_seconds": self._train_seconds,
+      "train_steps": self._train_steps,
+    }
+
+
+class Reporter:
+  """Says how training goes, from process 0 alone.
+
+  On a terminal one progress line that is drawn over, elsewhere a plain line every
+  `train.log_every_steps`; evaluations have lines of their own. The numbers go to metrics.jsonl (a
+  JSON object a line), to TensorBoard's event files, and to Weights & Biases if that is asked for.
+
+  A step's metrics are fetched when the next step is under way, so the device never waits for
+  the host, and the host is never more than one step ahead of the device.
+  """
+
+  def __init__(
+    self, workdir: Path, config: Config, step: int, clock: Clock, *, wandb: str = ""
+  ) -> None:
+    """Opens the files, dropping what lies past the step that a run resumes at.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's.
+      step: updates done so far.
+      clock: the run's.
+      wandb: project on Weights & Biases to log to; "" for none.
+
+    Raises:
+      UserError: Weights & Biases is asked for and not installed.
+    """
+    self._config, self._clock = config, clock
+    self._pending: tuple[int, Metrics] | None = None
+    self._sinks: list[_Sink] = []
+    self._bar: tqdm.tqdm | None = None
+    if not is_lead():
+      return
+    if wandb:  # first, because it is the one that may refuse
+      self._sinks.append(_WeightsAndBiases(workdir, config, wandb))
+    self._sinks += [_JsonLines(workdir, step), _TensorBoard(workdir, step)]
+    if sys.stdout.isatty():
+      self._bar = _progress_line(sys.stdout, step, config.train.steps)
+
+  def step(self, step: int, metrics: Metrics) -> None:
+    """Notes the metrics of an update just dispatched, and reports the update before it."""
+    self._report()
+    self._pending = (step, metrics)
+
+  def flush(self) -> None:
+    """Waits for the last update, reports it, and puts everything on disk."""
+    self._report()
+    for sink in self._sinks:
+      sink.flush()
+
+  def evaluation(self, step: int, values: dict[str, Value]) -> None:
+    """Reports an evaluation: val_loss, bits_per_byte, and gauges that have one value a layer."""
+    self._write(step, values)
+    self._say(
+      f"step {step:,}  val_loss {values['val_loss']:.4f}  "
+      f"{values['bits_per_byte']:.4f} bits per byte"
+    )
+    shares = "  ".join(f"{share:.1%}" for share in values["nonzero"])  # type: ignore[union-attr]
+    self._say(f"  non-zero codes by layer      {shares}")
+    if "eta_sigma2" in values:
+      gauges = "  ".join(f"{x:.2f}" for x in values["eta_sigma2"])  # type: ignore[union-attr]
+      self._say(f"  eta sigma_max(D)^2 by layer  {gauges}  (ISTA is stable below 2)")
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    """Closes everything; an update still pending when a run breaks off is not reported."""
+    if self._bar is not None:
+      self._bar.close()
+    for sink in self._sinks:
+      sink.close()
+
+  def _report(self) -> None:
+    if self._pending is None:
+      return
+    step, metrics = self._pending
+    self._pending = None
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    self._clock.step_done()
+    train = self._config.train
+    seconds = self._clock.seconds_per_step()
+    tokens = train.batch_size * self._config.model.context
+    pace = ""
+    if math.isfinite(seconds):  # not before the second step
+      pace = f"  {tokens / seconds:,.0f} tokens/s  {duration(seconds * (train.steps - step))} left"
+    if self._bar is not None:
+      self._bar.set_description_str(f"loss {values['loss']:.4f}{pace}", refresh=False)
+      self._bar.update()
+    if step % train.log_every_steps and step != train.steps:
+      return
+    self._write(step, {**values, "tokens": step * tokens, "tokens_per_second": tokens / seconds})
+    if self._bar is None:
+      say(
+        f"step {step:,}/{train.steps:,}  loss {values['loss']:.4f}  "
+        f"grad {values['grad_norm']:.2f}  rate {values['learning_rate']:.2e}{pace}"
+      )
+
+  def _write(self, step: int, values: dict[str, Value]) -> None:
+    for sink in self._sinks:
+      sink.write(step, values)
+
+  def _say(self, text: str) -> None:
+    """A line of its own; on a terminal above the progress line."""
+    if self._bar is not None:
+      self._bar.write(text, file=sys.stdout)
+    else:
+      say(text)
+
+
+def _progress_line(file: TextIO, step: int, steps: int) -> tqdm.tqdm:
+  """A bar that stands where it is and is redrawn ten times a second at most."""
+  return tqdm.tqdm(
+    initial=step,
+    total=steps,
+    file=file,
+    dynamic_ncols=True,
+    bar_format="step {n:,}/{total:,} |{bar:30}| {desc}",
+  )
+
+
+class _Sink(Protocol):
+  """Where numbers go."""
+
+  def write(self, step: int, values: dict[str, Value]) -> None:
+    """Takes the values of a step."""
+
+  def flush(self) -> None:
+    """Puts on disk what was written."""
+
+  def close(self) -> None:
+    """Ends it."""
+
+
+class _JsonLines:
+  """metrics.jsonl; a restart takes back the lines past the step that it starts from."""
+
+  def __init__(self, workdir: Path, step: int) -> None:
+    path = workdir / files.METRICS
+    kept = [line for line in files.read_metrics(workdir) if line["step"] <= step]
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    os.replace(temporary, path)
+    self._file = path.open("a")
+
+  def write(self, step: int, values: dict[str, Value]) -> None:
+    self._file.write(json.dumps(report.finite({"step": step, **values})) + "\n")
+
+  def flush(self) -> None:
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def close(self) -> None:
+    self._file.close()
+
+
+class _TensorBoard:
+  """Event files in WORKDIR/tensorboard; a restart tells TensorBoard what it takes back."""
+
+  def __init__(self, workdir: Path, step: int) -> None:
+    self._writer = tensorboardX.SummaryWriter(
+      str(workdir / files.TENSORBOARD), purge_step=step + 1 if step else None
+    )
+
+  def write(self, step: int, values: dict[str, Value]) -> None:
+    for tag, value in scalars(values).items():
+      self._writer.add_scalar(tag, value, step)
+
+  def flush(self) -> None:
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+class _WeightsAndBiases:
+  """A run on Weights & Biases, the same one after a restart."""
+
+  def __init__(self, workdir: Path, config: Config, project: str) -> None:
+    try:
+      import wandb
+    except ImportError as error:
+      raise UserError(
+        '--wandb needs the package wandb: run "EXTRAS=wandb launch/local.sh --help" once.'
+      ) from error
+    self._run = wandb.init(
+      project=project,
+      dir=str(workdir),
+      id=_wandb_id(workdir / files.WANDB_ID),
+      name=workdir.name,
+      resume="allow",
+      config=config_lib.to_dict(config),
+      settings=wandb.Settings(silent=True, console="off"),
+    )
+
+  def write(self, step: int, values: dict[str, Value]) -> None:
+    self._run.log(scalars(values), step=step)
+
+  def flush(self) -> None:
+    """Nothing to do: its own process has what was logged."""
+
+  def close(self) -> None:
+    self._run.finish()
+
+
+def _wandb_id(path: Path) -> str:
+  """The run's name at Weights & Biases, made once."""
+  if not path.exists():
+    path.write_text(secrets.token_hex(8))
+  return path.read_text()
+
+
+def scalars(values: dict[str, Value]) -> dict[str, float]:
+  """Names and numbers: a gauge of each layer is NAME/layer_01, NAME/layer_02, ..."""
+  flat: dict[str, float] = {}
+  for name, value in values.items():
+    if isinstance(value, Sequence):
+      flat |= {f"{name}/layer_{i + 1:02d}": x for i, x in enumerate(value)}
+    else:
+      flat[name] = value
+  return flat
