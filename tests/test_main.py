@@ -1,7 +1,15 @@
 """The commands as a person runs them: processes, exit codes, one sentence for what is wrong."""
 
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -37,6 +45,20 @@ def test_train_evaluate_generate(text, tmp_path):
   assert "step 4/4  loss" in trained.stdout and "bigram_loss" in trained.stdout
   again = command("main", *SMALL, f"--config.data.train={text}", workdir)
   assert "is finished" in again.stdout
+
+  folder = tmp_path / "run"
+  for name in ("loss.png", "result.json", "metrics.jsonl", "tensorboard", "config.json"):
+    assert (folder / name).exists(), name
+  assert not re.search(r"[^\n\x20-\U0010ffff]", trained.stdout)  # a pipe gets plain lines
+  # What it says to type next: sample, score, train the other architecture beside it.
+  commands = trained.stdout.partition("\nnext:\n")[2].splitlines()
+  assert len(commands) == 3
+  for line in commands:
+    typed = subprocess.run(
+      line.strip(), shell=True, cwd=conftest.ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert typed.returncode == 0 and typed.stdout, typed.stderr
+  assert json.loads((tmp_path / "run-gpt2" / "result.json").read_text())["architecture"] == "gpt2"
 
   evaluated = command("evaluate", workdir)
   assert evaluated.returncode == 0, evaluated.stderr
@@ -138,3 +160,146 @@ def test_configs_are_found_from_another_folder(tmp_path):
   done = command("main", f"--config={config}", "--config.train.steps=-1", "--workdir=w",
                  cwd=tmp_path)  # fmt: skip
   assert "train.steps=-1 must be at least 1" in done.stderr
+
+
+def test_a_dry_run_says_everything_and_begins_nothing(text, tmp_path):
+  flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'run'}"]
+  done = command("main", *flags, "--dry_run")
+  assert done.returncode == 0, done.stderr
+  for name in ("architecture", "parameters", "training FLOPs", "memory", "sha256", "time"):
+    assert f"\n  {name:<15} " in done.stdout
+  assert "step 1/" not in done.stdout and not (tmp_path / "run").exists()
+
+
+def test_a_terminal_shows_one_progress_line(text, tmp_path):
+  flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'run'}"]
+  process, terminal = pty.fork()
+  if process == 0:
+    os.chdir(conftest.ROOT)
+    os.execv(sys.executable, [sys.executable, "-m", "crate_jax.main", *flags])
+  fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+  output = b""
+  try:
+    while piece := os.read(terminal, 65536):
+      output += piece
+  except OSError:  # the other end is closed
+    pass
+  assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, output
+  lines = output.decode().split("\r\n")
+  drawn = [line for line in lines if "|" in line and "\r" in line]
+  states = [state for line in drawn for state in line.split("\r") if state.strip()]
+  # Drawn over from step 0 on, with the loss from the first step and the pace from the second.
+  assert states[0].startswith("step 0/4 |") and states[-1].startswith("step 4/4 |")
+  assert re.search(r"\| loss \d\.\d{4}  [\d,]+ tokens/s  \w+ left", states[-1])
+  assert "grad" not in output.decode()  # the plain lines are not there as well
+  (evaluation,) = [line for line in lines if "val_loss" in line and "bits per byte" in line][:1]
+  assert evaluation.split("\r")[-1].startswith("step 4  val_loss ")  # on a line of its own
+  assert max(len(state) for state in states) < 120  # never wraps
+
+
+MOMENTS = [  # when to interrupt: once this exists, in a run of forty steps with checkpoints
+  ("", signal.SIGKILL),  # while it starts
+  ("config.json", signal.SIGINT),
+  ("metrics.jsonl", signal.SIGKILL),
+  ("checkpoints/*.orbax-checkpoint-tmp*", signal.SIGKILL),  # inside a save
+  ("checkpoints/20", signal.SIGINT),
+  ("checkpoints/40", signal.SIGKILL),
+  ("loss.png", signal.SIGKILL),  # before result.json, mostly
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
+  flags = [
+    *SMALL,
+    f"--config.data.train={text}",
+    "--config.train.steps=60",
+    "--config.evaluation.every_steps=15",
+    "--config.checkpoint.every_steps=10",
+    "--config.checkpoint.keep=10",
+  ]
+  assert command("main", *flags, f"--workdir={tmp_path / 'straight'}").returncode == 0
+  run = tmp_path / "run"
+  struck = 0
+  for pattern, number in MOMENTS:
+    process = subprocess.Popen(
+      [sys.executable, "-m", "crate_jax.main", *flags, f"--workdir={run}"],
+      cwd=conftest.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline, before = time.monotonic() + 100, set(run.glob(pattern)) if pattern else set()
+    if not pattern:
+      time.sleep(1)
+    while pattern and process.poll() is None and time.monotonic() < deadline:
+      if set(run.glob(pattern)) - before:
+        break
+      time.sleep(0.001)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    struck += process.returncode in (-signal.SIGKILL, 130)
+    assert process.returncode in (-signal.SIGKILL, 130, 0), error
+    assert "Traceback" not in error
+  assert struck >= 5  # most came before the end
+  last = command("main", *flags, f"--workdir={run}")
+  assert last.returncode == 0, last.stderr
+  results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("straight", "run")]
+  for name in ("steps", "val_loss", "train_loss", "sample", "nonzero", "eta_sigma2"):
+    assert results[0][name] == results[1][name], name
+  straight, broken = (
+    [
+      {k: v for k, v in json.loads(line).items() if k != "tokens_per_second"}
+      for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()
+    ]
+    for n in ("straight", "run")
+  )
+  assert straight == broken
+
+
+@pytest.mark.parametrize("module", ["main", "evaluate", "generate"])
+def test_flags_mean_the_same_everywhere(module):
+  meaning = {
+    "workdir": "The run's folder",
+    "step": "One of its checkpoints; the newest by default.",
+  }
+  text = " ".join(command(module, "--help", timeout=20).stdout.split())
+  for name, words in meaning.items():
+    assert f"--{name}: {words}" in text or (module, name) == ("main", "step")
+
+
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    (["--tasks=lambada"], "--tasks needs --tasks_dir"),
+    (["--tasks=lambada", "--data=x"], "--data and --tasks exclude each other"),
+    (["--limit=3"], "--limit goes with --tasks"),
+    (["--limit=0", "--tasks=lambada"], "flag --limit=0"),
+  ],
+)
+def test_flags_of_evaluate_that_do_not_fit_are_named(flags, sentence, tmp_path):
+  done = command("evaluate", f"--workdir={tmp_path}", *flags)
+  assert done.returncode == 2 and sentence in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_tasks_are_scored_from_local_files(text, tmp_path):
+  workdir = f"--workdir={tmp_path / 'run'}"
+  assert command("main", *SMALL, f"--config.data.train={text}", workdir).returncode == 0
+  (tmp_path / "tasks" / "lambada").mkdir(parents=True)
+  items = "".join(json.dumps({"text": f"the cat sat on a {w}"}) + "\n" for w in ("mat", "hat", "x"))
+  (tmp_path / "tasks" / "lambada" / "lambada_test.jsonl").write_text(items)
+  done = command(
+    "evaluate", workdir, "--tasks=lambada", f"--tasks_dir={tmp_path / 'tasks'}",
+    f"--out={tmp_path / 'out'}", "--limit=2",
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  lines = done.stdout.splitlines()
+  assert [line.split()[:2] for line in lines[2:]] == [
+    ["lambada", "accuracy"],
+    ["lambada", "perplexity"],
+  ]
+  written = json.loads((tmp_path / "out" / "tasks.json").read_text())
+  assert [s["metric"] for s in written["scores"]] == ["accuracy", "perplexity"]
+  assert written["scores"][0]["items"] == written["limit"] == 2
+  value = written["scores"][1]["value"]
+  assert float(lines[3].split()[2]) == pytest.approx(value, rel=1e-4)
+  missing = command("evaluate", workdir, "--tasks=blimp", f"--tasks_dir={tmp_path / 'tasks'}")
+  assert missing.returncode == 1 and "holds no .jsonl file" in missing.stderr

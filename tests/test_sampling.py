@@ -55,7 +55,14 @@ def test_greedy_samples_are_those_of_whole_forward_passes(architecture):
   for prompt, length in [(1, 3), (5, 7), (5, 8), (11, 1), (12, 5), (30, 40)]:
     ids = models.tokens(model, rows=1, length=prompt)[0]
     got = sampling.sample(
-      model, params, ids, length, jax.random.key(0), temperature=0, top_k=0, vocab_size=30
+      model,
+      {"params": params},
+      ids,
+      length,
+      jax.random.key(0),
+      temperature=0,
+      top_k=0,
+      vocab_size=30,
     )
     assert got.tolist() == greedy(model, params, ids, length)
 
@@ -68,7 +75,9 @@ def test_samples_follow_the_softmax():
 
   def frequencies(**options):
     drawn = [
-      sampling.sample(model, params, ids, 1, jax.random.key(i), vocab_size=7, **options)[-1]
+      sampling.sample(
+        model, {"params": params}, ids, 1, jax.random.key(i), vocab_size=7, **options
+      )[-1]
       for i in range(1500)
     ]
     return np.bincount(drawn, minlength=8) / len(drawn)
@@ -87,7 +96,7 @@ def test_nothing_is_compiled_anew_for_another_length_or_prompt():
   def run(prompt, length, temperature):
     ids = models.tokens(model, rows=1, length=prompt)[0]
     sampling.sample(
-      model, params, ids, length, jax.random.key(0),
+      model, {"params": params}, ids, length, jax.random.key(0),
       temperature=temperature, top_k=0, vocab_size=31,
     )  # fmt: skip
 

@@ -1,7 +1,10 @@
 """Checkpoints: Orbax saves parameters, optimizer state, and what they belong to."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,14 +35,13 @@ class Checkpoints:
 
   def save(self, state: TrainState, meta: dict[str, Any]) -> None:
     """Starts to save a state under its step; returns once the state may be donated."""
-    self._manager.save(
-      int(state.step),
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(state.params),
-        optimizer=ocp.args.StandardSave(state.opt_state),
-        meta=ocp.args.JsonSave({"step": int(state.step), **meta}),
-      ),
+    args = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      optimizer=ocp.args.StandardSave(state.opt_state),
+      meta=ocp.args.JsonSave({"step": int(state.step), **meta}),
     )
+    with _interrupt_held_back():
+      self._manager.save(int(state.step), args=args)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a step, with the shapes, types and shardings of `like`."""
@@ -117,6 +119,22 @@ def choose_step(workdir: Path, step: int | None) -> int:
   if step is not None and step not in saved:
     raise UserError(f"{workdir} has no checkpoint of step {step}; it has {saved}.")
   return saved[-1] if step is None else step
+
+
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+  """Lets Ctrl-C take effect after this: interrupted itself, Orbax logs tracebacks of its own."""
+  if threading.current_thread() is not threading.main_thread():  # where signals never arrive
+    yield
+    return
+  held: list[int] = []
+  before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+  if held:
+    raise KeyboardInterrupt
 
 
 def _abstract(tree: Any) -> Any:

@@ -20,7 +20,7 @@ def draw(path: Path, lines: Sequence[dict[str, Any]], result: dict[str, Any]) ->
   figure = Figure(figsize=(7, 4.2), layout="constrained")  # no pyplot: no global state, no display
   axes = figure.add_subplot()
   for name, label, style in (
-    ("loss", "training, one batch", {"color": "0.7", "linewidth": 1}),
+    ("loss", "training, one batch", {"color": "0.7", "linewidth": 1.5}),
     ("val_loss", f"validation: {_number(result['val_loss'])}", {"color": "C0", "marker": "o"}),
   ):
     points = [(line["step"] * tokens / 1e6, line[name]) for line in lines if name in line]
@@ -32,7 +32,7 @@ def draw(path: Path, lines: Sequence[dict[str, Any]], result: dict[str, Any]) ->
       float("nan") if loss is None else loss,
       color=color,
       linestyle="--",
-      linewidth=1,
+      linewidth=1.5,
       label=f"{name}: {_number(loss)}",
     )
   model = config["model"]

@@ -229,7 +229,9 @@ class _TensorBoard:
 
   def __init__(self, workdir: Path, step: int) -> None:
     self._writer = tensorboardX.SummaryWriter(
-      str(workdir / files.TENSORBOARD), purge_step=step + 1 if step else None
+      str(workdir / files.TENSORBOARD),
+      purge_step=step + 1 if step else None,
+      filename_suffix=f".{step:09d}",  # another file even for a restart within the same second
     )
 
   def write(self, step: int, values: dict[str, Value]) -> None:
@@ -253,15 +255,20 @@ class _WeightsAndBiases:
       raise UserError(
         '--wandb needs the package wandb: run "EXTRAS=wandb launch/local.sh --help" once.'
       ) from error
-    self._run = wandb.init(
-      project=project,
-      dir=str(workdir),
-      id=_wandb_id(workdir / files.WANDB_ID),
-      name=workdir.name,
-      resume="allow",
-      config=config_lib.to_dict(config),
-      settings=wandb.Settings(silent=True, console="off"),
-    )
+    try:
+      self._run = wandb.init(
+        project=project,
+        dir=str(workdir),
+        id=_wandb_id(workdir / files.WANDB_ID),
+        name=workdir.name,
+        resume="allow",
+        config=config_lib.to_dict(config),
+        settings=wandb.Settings(silent=True, console="off"),
+      )
+    except wandb.Error as error:
+      raise UserError(
+        f"--wandb={project}: {str(error).rstrip('.')}; or set WANDB_MODE=offline."
+      ) from error
 
   def write(self, step: int, values: dict[str, Value]) -> None:
     self._run.log(scalars(values), step=step)
@@ -281,11 +288,11 @@ def _wandb_id(path: Path) -> str:
 
 
 def scalars(values: dict[str, Value]) -> dict[str, float]:
-  """Names and numbers: a gauge of each layer is NAME/layer_01, NAME/layer_02, ..."""
+  """Finite numbers by name: a gauge of each layer is NAME/layer_01, NAME/layer_02, ..."""
   flat: dict[str, float] = {}
   for name, value in values.items():
     if isinstance(value, Sequence):
       flat |= {f"{name}/layer_{i + 1:02d}": x for i, x in enumerate(value)}
     else:
       flat[name] = value
-  return flat
+  return {name: value for name, value in flat.items() if math.isfinite(value)}

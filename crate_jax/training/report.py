@@ -35,6 +35,11 @@ def say(text: str = "") -> None:
     print(text, flush=True)
 
 
+def printable(text: str) -> str:
+  """A line of text with its control characters written out, so that none reaches a terminal."""
+  return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def size(number: float) -> str:
   """Bytes for people: 12.3 MB, 4.5 GB (powers of 1,000)."""
   if number < 1e9:
@@ -103,6 +108,7 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
   tokens = train.steps * train.batch_size * m.context
   exact, six_n = model["flops_per_token"], 6 * count
   epochs = tokens / facts["train_tokens"]
+  norm = count - model["block_parameters"] - model["embedding_parameters"]
   mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
   left = plan.seconds_per_step * (train.steps - step)
   rows = {
@@ -110,10 +116,10 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
     "architecture": f"{m.architecture}: {m.layers} layers, width {m.width}, {m.heads} heads, "
     f"{m.codes:,} neurons a layer, context {m.context}, {m.dtype}",
     "parameters": f"{count:,} = {model['block_parameters']:,} in blocks + "
-    f"{model['embedding_parameters']:,} embedding (tied) + final norm; "
+    f"{model['embedding_parameters']:,} embedding (tied) + {norm:,} final norm; "
     f"positions: {model['position_parameters']:,}",
-    "training FLOPs": f"{exact:,} per token, exact (6 N D would say {six_n:,}: "
-    f"{six_n / exact:.2f} of it); {exact * tokens:.2e} in all",
+    "training FLOPs": f"{exact:,} per token, exact (6 N would say {six_n:,}, "
+    f"{exact / six_n:.2f} times less); {exact * tokens:.2e} in all",
     "steps": f"{train.steps:,} of {train.batch_size} x {m.context} tokens"
     + (f" in {train.accumulation} parts" if train.accumulation > 1 else ""),
     "tokens": f"{tokens:,}: {tokens / count:.1f} per parameter, {epochs:.2f} epochs",
@@ -158,5 +164,5 @@ def after(result: dict[str, Any], workdir: Path) -> None:
   say(f"  bigram_loss  {beside('bigram_loss')}")
   say("\na sample, from the start of a document:")
   for line in result["sample"].strip().splitlines():
-    say(f"  | {line}")
+    say(f"  | {printable(line)}")
   say(f"\nwritten to {workdir}: result.json, loss.png, metrics.jsonl, tensorboard/, checkpoints/")

@@ -1,0 +1,128 @@
+import json
+import os
+import subprocess
+import sys
+
+import conftest
+import jax
+import jax.numpy as jnp
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_main import SMALL
+
+from crate_jax import config as config_lib
+from crate_jax.errors import UserError
+from crate_jax.training import metrics
+
+
+def report(workdir, config, first, last):
+  """Steps first + 1 to last of a run whose loss at step s is 1 / s, and an evaluation."""
+  clock = metrics.Clock({})
+  with metrics.Reporter(workdir, config, first, clock) as reporter:
+    for step in range(first + 1, last + 1):
+      reporter.step(
+        step, {"loss": jnp.asarray(1 / step), "grad_norm": jnp.ones(()), "learning_rate": 0.1}
+      )
+    reporter.flush()
+    reporter.evaluation(
+      last,
+      {"val_loss": 2.5, "bits_per_byte": 1.5, "nonzero": [0.25, 0.5], "eta_sigma2": [1.75, 2.5]},
+    )
+
+
+@pytest.fixture
+def config(small):
+  small.train.log_every_steps = 2
+  return config_lib.resolve(small, 257)
+
+
+def test_lines_on_a_pipe(config, tmp_path, capsys):
+  report(tmp_path, config, 0, 4)
+  first, second, *evaluation = capsys.readouterr().out.splitlines()
+  assert first.startswith("step 2/10  loss 0.5000  grad 1.00  rate 1.00e-01  ")
+  assert "tokens/s" in second and second.endswith(" left")
+  assert evaluation == [
+    "step 4  val_loss 2.5000  1.5000 bits per byte",
+    "  non-zero codes by layer      25.0%  50.0%",
+    "  eta sigma_max(D)^2 by layer  1.75  2.50  (ISTA is stable below 2)",
+  ]
+
+
+def test_a_restart_takes_back_what_lies_past_its_step(config, tmp_path):
+  report(tmp_path, config, 0, 8)
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 9, "lo')  # cut short
+  report(tmp_path, config, 4, 10)
+  lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(line["step"], line["loss"]) for line in lines if "loss" in line] == [
+    (step, pytest.approx(1 / step)) for step in (2, 4, 6, 8, 10)
+  ]
+  assert [line["nonzero"] for line in lines if "val_loss" in line] == [[0.25, 0.5]]
+
+  board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+  assert [(e.step, e.value) for e in board.Scalars("loss")] == [
+    (step, pytest.approx(1 / step)) for step in (2, 4, 6, 8, 10)
+  ]
+  assert [(e.step, e.value) for e in board.Scalars("eta_sigma2/layer_02")] == [(10, 2.5)]
+  assert [e.value for e in board.Scalars("nonzero/layer_01")] == [0.25]
+
+
+def test_only_process_zero_speaks_and_writes(config, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(jax, "process_index", lambda: 1)
+  report(tmp_path / "nowhere", config, 0, 4)
+  assert capsys.readouterr().out == ""
+  assert not (tmp_path / "nowhere").exists()
+
+
+def test_weights_and_biases_not_installed_is_said(config, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(UserError, match="--wandb needs the package wandb"):
+    metrics.Reporter(tmp_path, config, 0, metrics.Clock({}), wandb="project")
+
+
+WANDB_HISTORY = """
+import json, struct, sys
+from wandb.proto import wandb_internal_pb2
+data, place, steps, record = open(sys.argv[1], "rb").read(), 7, [], b""  # 7: the file's header
+while place + 7 <= len(data):  # LevelDB's log: blocks of 32 KiB of pieces (crc, length, kind)
+  _, length, kind = struct.unpack_from("<IHB", data, place)
+  if kind == 0:  # padding
+    place += -place % 32768
+    continue
+  record += data[place + 7 : place + 7 + length]
+  place += 7 + length
+  if -place % 32768 < 7:
+    place += -place % 32768
+  if kind in (1, 4):  # whole, or the last piece
+    message = wandb_internal_pb2.Record.FromString(record)
+    record = b""
+    if message.WhichOneof("record_type") == "history":
+      items = message.history.item
+      steps.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+print(json.dumps(steps))
+"""
+
+
+def test_weights_and_biases_gets_the_same_numbers(text, tmp_path):
+  environment = os.environ | {"WANDB_MODE": "offline"}
+  flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'run'}", "--wandb=test"]
+  done = subprocess.run(
+    [sys.executable, "-m", "crate_jax.main", *flags],
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=100, env=environment,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+  assert (tmp_path / "run" / "wandb_id").read_text() in file.name
+  history = subprocess.run(
+    [sys.executable, "-c", WANDB_HISTORY, str(file)], capture_output=True, text=True, timeout=60
+  )
+  assert history.returncode == 0, history.stderr
+  steps = json.loads(history.stdout)
+  lines = [
+    json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+  ]
+  losses = [line["loss"] for line in lines if "loss" in line]
+  assert [item["loss"] for item in steps if "loss" in item] == losses
+  assert [item["nonzero/layer_01"] for item in steps if "val_loss" in item] == [
+    line["nonzero"][0] for line in lines if "val_loss" in line
+  ]
