@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tqdm
 
 from crate_jax.model.lm import LM, Params
 
 _TOKENS_AT_A_TIME = 4096
-_SHORTEST = 16  # lengths are padded to a power of two from here on: a handful of compilations
+_SHORTEST = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ def likelihoods(
   pieces.sort(key=lambda piece: len(piece.tokens))
   nats, greedy = np.zeros(len(requests)), np.ones(len(requests), bool)
   start = 0
+  bar = tqdm.tqdm(total=len(pieces), disable=None, delay=2, leave=False)  # on a terminal only
   while start < len(pieces):
     T = _padded(len(pieces[start].tokens) - 1, model.config.context)
     rows = max(1, _TOKENS_AT_A_TIME // T)
@@ -85,6 +87,8 @@ def likelihoods(
       nats[piece.request] += float(nats_B[row])
       greedy[piece.request] &= bool(greedy_B[row])
     start += len(batch)
+    bar.update(len(batch))
+  bar.close()
   return [Likelihood(*pair) for pair in zip(nats.tolist(), greedy.tolist(), strict=True)]
 
 
@@ -97,8 +101,9 @@ def _pieces(i: int, request: Request, model: LM) -> Iterator[_Piece]:
 
 
 def _padded(length: int, context: int) -> int:
-  """The length that a batch is padded to."""
-  return min(max(_SHORTEST, 1 << (length - 1).bit_length()), context)
+  """The length that a batch is padded to: 16, 24, 32, 48, 64, ..., so that few are compiled."""
+  power = 1 << (length - 1).bit_length()
+  return min(max(_SHORTEST, 3 * power // 4 if length <= 3 * power // 4 else power), context)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -60,15 +60,6 @@ def train(
   c = config_lib.resolve(config, corpus.tokenizer.vocab_size)
   if resume:
     files.check_text(workdir, resume.data, corpus.facts)
-
-  # --- Build and restore ------------------------------------------------------------------
-  program = program_lib.build(c)
-  report.say(f"compiling the step of {c.model.architecture} and trying it ...")
-  measured = plan.measure(program, c)
-  report.before(c, corpus.facts, measured, workdir, step=resume.step if resume else 0)
-  if dry_run:
-    report.say("dry run: nothing was trained, and nothing was written to the run's folder.")
-    return {}
   batches = pipeline.batches(
     corpus.train,
     context=c.model.context,
@@ -78,6 +69,15 @@ def train(
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
+
+  # --- Build and restore ------------------------------------------------------------------
+  program = program_lib.build(c)
+  report.say(f"compiling the step of {c.model.architecture} and trying it ...")
+  measured = plan.measure(program, c)
+  report.before(c, corpus.facts, measured, workdir, step=resume.step if resume else 0)
+  if dry_run:
+    report.say("dry run: nothing was trained, and nothing was written to the run's folder.")
+    return {}
   state = program.init(jax.random.key(c.seed))
   if resume:
     with checkpoint.Checkpoints(workdir) as store:
