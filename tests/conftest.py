@@ -1,11 +1,16 @@
 """What every test shares: the slow mark, small configs, text on every machine."""
 
 import os
+import tempfile
 
 # jax 0.10.2 hangs on several fake CPU devices unless this is at least twice their number; set
 # before JAX starts, and inherited by every process that a test starts.
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# The same small programs are compiled over and over, in every test and process: once is enough.
+_COMPILED = tempfile.TemporaryDirectory(prefix="crate_jax-compiled-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # shared with workers
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from pathlib import Path
 

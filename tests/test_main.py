@@ -173,18 +173,21 @@ def test_a_dry_run_says_everything_and_begins_nothing(text, tmp_path):
 
 def test_a_terminal_shows_one_progress_line(text, tmp_path):
   flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'run'}"]
-  process, terminal = pty.fork()
-  if process == 0:
-    os.chdir(conftest.ROOT)
-    os.execv(sys.executable, [sys.executable, "-m", "crate_jax.main", *flags])
+  terminal, inside = pty.openpty()
   fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+  process = subprocess.Popen(
+    [sys.executable, "-m", "crate_jax.main", *flags],
+    cwd=conftest.ROOT, stdin=inside, stdout=inside, stderr=inside,
+  )  # fmt: skip
+  os.close(inside)
   output = b""
   try:
     while piece := os.read(terminal, 65536):
       output += piece
   except OSError:  # the other end is closed
     pass
-  assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0, output
+  os.close(terminal)
+  assert process.wait(timeout=60) == 0, output
   lines = output.decode().split("\r\n")
   drawn = [line for line in lines if "|" in line and "\r" in line]
   states = [state for line in drawn for state in line.split("\r") if state.strip()]
