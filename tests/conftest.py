@@ -1,17 +1,13 @@
 """What every test shares: the slow mark, small configs, text on every machine."""
 
 import os
-import tempfile
 
 # jax 0.10.2 hangs on several fake CPU devices unless this is at least twice their number; set
 # before JAX starts, and inherited by every process that a test starts.
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The same small programs are compiled over and over, in every test and process: once is enough.
-_COMPILED = tempfile.TemporaryDirectory(prefix="crate_jax-compiled-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _COMPILED.name)  # shared with workers
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +16,15 @@ from ml_collections import ConfigDict
 from configs import base
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Compiles a program once for all tests and processes, which need the same small ones."""
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a worker inherits it
+    folder = tempfile.TemporaryDirectory(prefix="crate_jax-compiled-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
