@@ -69,7 +69,7 @@ def _parse(argv: list[str], required: Sequence[str]) -> None:
 def _check_config(argv: list[str]) -> None:
   """Says what ml_collections says late or in a traceback: a missing file, an unknown key."""
   value, keys = "", []
-  for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+  for argument, following in zip(argv[1:], [*argv[2:], ""], strict=False):
     if match := re.fullmatch(r"--?config(?:=(.*))?", argument):
       value = following if match[1] is None else match[1]
     elif match := re.match(r"--?(?:no)?config\.([^=]+)", argument):

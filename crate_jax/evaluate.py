@@ -44,8 +44,12 @@ def main() -> None:
   for name in ("tasks_dir", "out", "limit"):
     if flags.FLAGS[name].present and not TASKS.value:
       raise flags.Error(f"--{name} goes with --tasks.")
+  from crate_jax.evaluation import tasks
   from crate_jax.run import load  # not before: --help and wrong flags answer at once
 
+  for task in TASKS.value:
+    if task not in tasks.TASKS:
+      raise flags.Error(f"--tasks={task} is not one of: {', '.join(tasks.TASKS)}.")
   run = load(WORKDIR.value, STEP.value)
   if TASKS.value:
     _tasks(run)
@@ -80,6 +84,9 @@ def _tasks(run: "Run") -> None:
   from crate_jax.training import report
   from crate_jax.training import workdir as files
 
+  out = Path(OUT.value).expanduser() if OUT.value else None
+  if out:
+    out.mkdir(parents=True, exist_ok=True)
   print(f"step {run.step:,} of {WORKDIR.value}")
   print(f"{'task':<10} {'metric':<15} {'value':>12} {'std. error':>12} {'chance':>12} {'items':>8}")
   scores = []
@@ -91,17 +98,15 @@ def _tasks(run: "Run") -> None:
       if s.task == task:  # the parts of a task are in the file
         numbers = "".join(f" {x:>12.6g}" for x in (s.value, s.stderr, s.chance))
         print(f"{s.task:<10} {s.metric:<15}{numbers} {s.items:>8,}", flush=True)
-  if OUT.value:
-    folder = Path(OUT.value).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {
-      "step": run.step,
-      "limit": LIMIT.value,
-      "scores": [dataclasses.asdict(score) for score in scores],
-      **report.model_facts(run.config),
-      **report.environment(),
-    }
-    files.write_json(folder / "tasks.json", report.finite(written))
+    if out:  # after each task, so that a later one that fails loses nothing
+      written = {
+        "step": run.step,
+        "limit": LIMIT.value,
+        "scores": [dataclasses.asdict(score) for score in scores],
+        **report.model_facts(run.config),
+        **report.environment(),
+      }
+      files.write_json(out / "tasks.json", report.finite(written))
 
 
 if __name__ == "__main__":

@@ -44,9 +44,16 @@ def main() -> None:
 def _next_commands(workdir: Path, architecture: str) -> list[str]:
   """What a person would type next: sample, score, and train the other architecture beside it."""
   other = "gpt2" if architecture == "crate" else "crate"
-  own = ("workdir", "wandb", "config.model.architecture")
-  again = [a for a in sys.argv[1:] if a.lstrip("-").partition("=")[0] not in own]
-  again = [a for a in again if a.startswith("-") or a != WORKDIR.value]  # of "--workdir NAME"
+  own = ("workdir", "wandb", "config.model.architecture", "config.init_from")
+  again, value_follows = [], False
+  for argument in sys.argv[1:]:
+    name, equals, _ = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name in own:
+      value_follows = not equals  # as in "--workdir NAME"
+    elif value_follows:
+      value_follows = False
+    else:
+      again.append(argument)
   changed = [f"--workdir={workdir}-{other}", f"--config.model.architecture={other}"]
   return [
     shlex.join([cli.python(), "-m", f"crate_jax.{module}", *arguments])

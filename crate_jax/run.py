@@ -56,16 +56,16 @@ class Run:
       steering: neurons to overwrite at every token, {(layer, neuron): value}, counted from 0.
 
     Raises:
-      UserError: there is no such neuron.
+      UserError: there is no such neuron, or the tokens do not fit the model.
     """
-    return _logits(self.model, self._variables(steering), tokens_BT)
+    return _logits(self.model, self._variables(steering), self._checked(tokens_BT))
 
   def codes(self, tokens_BT: np.ndarray) -> jax.Array:
     """The neurons, codes_LBTC: what each layer's feature step decodes, float32.
 
     For CRATE the codes of ISTA, for GPT-2 the MLP's hidden units after the ReLU; none is negative.
     """
-    return _codes(self.model, self.params, tokens_BT)
+    return _codes(self.model, self.params, self._checked(tokens_BT))
 
   def loss(self, tokens: np.ndarray, batch_size: int = 8) -> loss_lib.Loss:
     """Loss on a text's tokens; see `evaluation.loss.text_loss` for what is scored."""
@@ -110,6 +110,18 @@ class Run:
       vocab_size=self.tokenizer.vocab_size,
     )
     return prompt + self.tokenizer.decode(tokens[len(ids) :])
+
+  def _checked(self, tokens_BT: np.ndarray) -> np.ndarray:
+    """The tokens as int32, if they fit the model."""
+    tokens_BT, c = np.asarray(tokens_BT), self.config.model
+    if tokens_BT.ndim != 2 or not 1 <= tokens_BT.shape[1] <= c.context:
+      raise UserError(
+        f"Tokens of shape {tokens_BT.shape} must be (batch, 1 to {c.context} tokens): "
+        "write tokens[None] for a single text."
+      )
+    if tokens_BT.size and not 0 <= tokens_BT.min() <= tokens_BT.max() < c.vocab_size:
+      raise UserError(f"Token ids must be from 0 to {c.vocab_size - 1}.")
+    return tokens_BT.astype(np.int32)
 
   def _variables(self, steering: Steering | None) -> lm.Params:
     """What `apply` is given: the parameters, and the neurons to overwrite if there are any."""

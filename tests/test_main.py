@@ -136,6 +136,13 @@ def test_a_folder_without_a_run_is_refused(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", ["main", "evaluate", "generate"])
+def test_a_bare_command_says_what_it_needs(module):
+  done = command(module, timeout=60)
+  assert done.returncode == 2 and done.stderr.count("\n") == 1
+  assert re.fullmatch(r"error: The flag --\w+ is required; --help shows an example.\n", done.stderr)
+
+
+@pytest.mark.parametrize("module", ["main", "evaluate", "generate"])
 def test_help_is_quick_and_shows_an_example(module):
   start = time.monotonic()
   done = command(module, "--help", timeout=20)
@@ -200,7 +207,7 @@ def test_a_terminal_shows_one_progress_line(text, tmp_path):
   assert max(len(state) for state in states) < 120  # never wraps
 
 
-MOMENTS = [  # when to interrupt: once this exists, in a run of forty steps with checkpoints
+MOMENTS = [  # when to interrupt: once this exists, in a run of sixty steps with checkpoints
   ("", signal.SIGKILL),  # while it starts
   ("config.json", signal.SIGINT),
   ("metrics.jsonl", signal.SIGKILL),
@@ -275,6 +282,7 @@ def test_flags_mean_the_same_everywhere(module):
     (["--tasks=lambada"], "--tasks needs --tasks_dir"),
     (["--tasks=lambada", "--data=x"], "--data and --tasks exclude each other"),
     (["--limit=3"], "--limit goes with --tasks"),
+    (["--tasks=squad", "--tasks_dir=x"], "--tasks=squad is not one of: lambada, hellaswag, blimp"),
     (["--limit=0", "--tasks=lambada"], "flag --limit=0"),
   ],
 )

@@ -44,7 +44,7 @@ def test_lines_on_a_pipe(config, tmp_path, capsys):
   assert evaluation == [
     "step 4  val_loss 2.5000  1.5000 bits per byte",
     "  non-zero codes by layer      25.0%  50.0%",
-    "  eta sigma_max(D)^2 by layer  1.75  2.50  (ISTA is stable below 2)",
+    "  eta sigma_max(D)^2 by layer  1.75  2.50  (convergence is sure below 2)",
   ]
 
 
@@ -65,6 +65,14 @@ def test_a_restart_takes_back_what_lies_past_its_step(config, tmp_path):
   ]
   assert [(e.step, e.value) for e in board.Scalars("eta_sigma2/layer_02")] == [(10, 2.5)]
   assert [e.value for e in board.Scalars("nonzero/layer_01")] == [0.25]
+
+
+def test_a_run_that_never_saved_starts_again(config, tmp_path):
+  report(tmp_path, config, 0, 4)
+  report(tmp_path, config, 0, 2)
+  board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+  assert [e.step for e in board.Scalars("loss")] == [2]
+  assert (tmp_path / "metrics.jsonl").read_text().count('"loss"') == 1
 
 
 def test_only_process_zero_speaks_and_writes(config, tmp_path, capsys, monkeypatch):

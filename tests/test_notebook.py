@@ -49,7 +49,7 @@ def test_the_notebook_runs_from_its_folder(text, tmp_path, kernels):
   assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_the_committed_notebook_shows_what_it_gives():
+def test_the_committed_notebook_was_run_once_from_top_to_bottom():
   notebook = nbformat.read(NOTEBOOK, as_version=4)
   nbformat.validate(notebook)
   text = NOTEBOOK.read_text()

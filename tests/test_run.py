@@ -87,3 +87,13 @@ def test_a_steered_sample_is_that_of_steered_logits(workdir):
     best = int(np.argmax(run.logits(ids[None], steering=steering)[0, -1]))
     ids = np.append(ids, best)
   assert sample == run.tokenizer.decode(ids) != run.generate("the ca", 5, temperature=0)
+
+
+def test_tokens_that_do_not_fit_are_refused(workdir):
+  run = crate_jax.load(workdir)
+  for wrong in (np.array([1, 2]), np.zeros((1, 17), int), np.zeros((1, 0), int)):
+    with pytest.raises(UserError, match=r"must be \(batch, 1 to 16 tokens\)"):
+      run.logits(wrong)
+  for wrong in ([[257]], [[-1]]):
+    with pytest.raises(UserError, match="Token ids must be from 0 to 256"):
+      run.codes(wrong)

@@ -34,7 +34,7 @@ class Likelihood:
   """How likely a continuation is.
 
   Attributes:
-    nats: its log-likelihood, summed over its tokens in float64.
+    nats: its log-likelihood, summed over its tokens.
     greedy: True if each of its tokens is the likeliest one.
   """
 

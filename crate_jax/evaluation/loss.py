@@ -61,7 +61,7 @@ def text_loss(
 
   Windows of `context` inputs stand one after the other (the stride is the window), so a token
   is predicted from at least one and at most `context` tokens before it. The last window may
-  be shorter. Sums are taken in float64.
+  be shorter. Sums over windows are taken in float64.
 
   Args:
     model: the model.

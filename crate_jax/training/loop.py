@@ -45,6 +45,8 @@ def train(
   """
   # --- What is there ------------------------------------------------------------------------
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
+  if wandb:
+    metrics.require_wandb()
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   resume = files.find_resume(workdir, config)
@@ -72,9 +74,16 @@ def train(
 
   # --- Build and restore ------------------------------------------------------------------
   program = program_lib.build(c)
+  if c.init_from and not resume:
+    files.check_source(c.init_from, lm.abstract_params(program.model))
   report.say(f"compiling the step of {c.model.architecture} and trying it ...")
   measured = plan.measure(program, c)
   report.before(c, corpus.facts, measured, workdir, step=resume.step if resume else 0)
+  if not measured.fits and not dry_run:
+    raise UserError(
+      "The step does not fit the device's memory: raise train.accumulation (parts that a batch is "
+      "computed in), lower train.batch_size or model.context, or use more devices."
+    )
   if dry_run:
     report.say("dry run: nothing was trained, and nothing was written to the run's folder.")
     return {}
@@ -93,7 +102,6 @@ def train(
   # --- Steps ------------------------------------------------------------------------------
   if report.is_lead():
     files.write_description(workdir, c, corpus)
-    (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
   step = int(state.step)
   policy = checkpoint.SavePolicy(c.checkpoint)
   axes = lm.logical_axes(program.model)
@@ -102,6 +110,8 @@ def train(
     metrics.Reporter(workdir, c, step, clock, wandb=wandb) as reporter,
     checkpoint.Checkpoints(workdir, c.checkpoint) as store,
   ):
+    if report.is_lead():
+      (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
     while step < c.train.steps:
       batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
       state, measurements = measured.update(state, batch)

@@ -130,7 +130,7 @@ class Reporter:
     self._say(f"  non-zero {kind} by layer      {shares}")
     if "eta_sigma2" in values:
       gauges = "  ".join(f"{x:.2f}" for x in values["eta_sigma2"])  # type: ignore[union-attr]
-      self._say(f"  eta sigma_max(D)^2 by layer  {gauges}  (ISTA is stable below 2)")
+      self._say(f"  eta sigma_max(D)^2 by layer  {gauges}  (convergence is sure below 2)")
 
   def __enter__(self) -> Self:
     return self
@@ -231,7 +231,7 @@ class _TensorBoard:
   def __init__(self, workdir: Path, step: int) -> None:
     self._writer = tensorboardX.SummaryWriter(
       str(workdir / files.TENSORBOARD),
-      purge_step=step + 1 if step else None,
+      purge_step=step + 1,  # also at 0: a run that never saved starts again
       filename_suffix=f".{step:09d}",  # another file even for a restart within the same second
     )
 
@@ -250,12 +250,7 @@ class _WeightsAndBiases:
   """A run on Weights & Biases, the same one after a restart."""
 
   def __init__(self, workdir: Path, config: Config, project: str) -> None:
-    try:
-      import wandb
-    except ImportError as error:
-      raise UserError(
-        '--wandb needs the package wandb: run "EXTRAS=wandb launch/local.sh --help" once.'
-      ) from error
+    wandb = require_wandb()
     try:
       self._run = wandb.init(
         project=project,
@@ -279,6 +274,21 @@ class _WeightsAndBiases:
 
   def close(self) -> None:
     self._run.finish()
+
+
+def require_wandb() -> Any:
+  """The module, imported only where it is asked for.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import wandb
+  except ImportError as error:
+    raise UserError(
+      '--wandb needs the package wandb: run "EXTRAS=wandb launch/local.sh --help" once.'
+    ) from error
+  return wandb
 
 
 def _wandb_id(path: Path) -> str:

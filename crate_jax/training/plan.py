@@ -1,6 +1,8 @@
 """What a training step takes, measured before the first one: memory, compilation, time."""
 
 import dataclasses
+import math
+import os
 import statistics
 import time
 from typing import Any, ClassVar
@@ -23,9 +25,9 @@ class Plan:
     mesh: size of every mesh axis.
     state_bytes: parameters and optimizer state on one device.
     step_bytes: what a step needs beside them on one device, by XLA's own account.
-    device_bytes: memory of one device, None where it does not say.
+    device_bytes: memory of one device.
     compile_seconds: time it took to compile.
-    seconds_per_step: median of `TRIALS` trial steps.
+    seconds_per_step: mean of `TRIALS` trial steps; NaN if the step does not fit.
   """
 
   TRIALS: ClassVar[int] = 2
@@ -34,43 +36,62 @@ class Plan:
   mesh: dict[str, int]
   state_bytes: int
   step_bytes: int
-  device_bytes: int | None
+  device_bytes: int
   compile_seconds: float
   seconds_per_step: float
 
+  @property
+  def fits(self) -> bool:
+    """Whether a step's memory, by XLA's account, is there at all."""
+    return self.state_bytes + self.step_bytes <= self.device_bytes
+
 
 def measure(program: Program, config: Config) -> Plan:
-  """Compiles the step and tries it on a throw-away state, before the run's own takes its place.
-
-  The trial's tokens are all zero; the time of a step does not depend on them.
-  """
-  train = config.train
-  state = program.init(jax.random.key(0))
-  tokens_BT1 = jax.ShapeDtypeStruct((train.batch_size, config.model.context + 1), jnp.int32)
+  """Compiles the step and, if it fits, tries it on a throw-away state before the run's own."""
+  state = jax.eval_shape(program.init, jax.random.key(0))
+  tokens_BT1 = (config.train.batch_size, config.model.context + 1)
   started = time.monotonic()
-  update = program.update.lower(state, tokens_BT1).compile()
-  compile_seconds = time.monotonic() - started
+  update = program.update.lower(state, jax.ShapeDtypeStruct(tokens_BT1, jnp.int32)).compile()
+  memory = update.memory_analysis()
+  plan = Plan(
+    update=update,
+    mesh=dict(program.batch_sharding.mesh.shape),
+    state_bytes=_bytes_on_one_device(state, program.state_sharding),
+    step_bytes=memory.temp_size_in_bytes if memory else 0,
+    device_bytes=_device_bytes(),
+    compile_seconds=time.monotonic() - started,
+    seconds_per_step=math.nan,
+  )
+  return (
+    dataclasses.replace(plan, seconds_per_step=_try(plan, program, config)) if plan.fits else plan
+  )
 
-  rows = train.batch_size // jax.process_count()
+
+def _try(plan: Plan, program: Program, config: Config) -> float:
+  """Seconds of a step, on tokens that are all zero."""
+  state = program.init(jax.random.key(0))
+  rows = config.train.batch_size // jax.process_count()
   local = np.zeros((rows, config.model.context + 1), np.int32)
   batch = jax.make_array_from_process_local_data(program.batch_sharding, local)
   seconds = []
   for _ in range(1 + Plan.TRIALS):  # the first warms up
     started = time.monotonic()
-    state, metrics = update(state, batch)
+    state, metrics = plan.update(state, batch)
     jax.block_until_ready(metrics)
     seconds.append(time.monotonic() - started)
-  memory = update.memory_analysis()
-  return Plan(
-    update=update,
-    mesh=dict(program.batch_sharding.mesh.shape),
-    state_bytes=_bytes_on_one_device(state),
-    step_bytes=memory.temp_size_in_bytes if memory else 0,
-    device_bytes=(jax.local_devices()[0].memory_stats() or {}).get("bytes_limit"),
-    compile_seconds=compile_seconds,
-    seconds_per_step=statistics.mean(seconds[1:]),
+  return statistics.mean(seconds[1:])
+
+
+def _bytes_on_one_device(tree: Any, shardings: Any) -> int:
+  sizes = jax.tree.map(
+    lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings
   )
+  return sum(jax.tree.leaves(sizes))
 
 
-def _bytes_on_one_device(tree: Any) -> int:
-  return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
+def _device_bytes() -> int:
+  """Memory that one device may use: what it says, or for a CPU its share of the machine's."""
+  devices = jax.local_devices()
+  stats = devices[0].memory_stats() or {}
+  whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
+  return stats.get("bytes_limit", whole)

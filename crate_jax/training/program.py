@@ -22,12 +22,14 @@ class Program:
     model: the model.
     init: key -> fresh state, laid out on the mesh.
     update: (state, tokens_BT1) -> (state, metrics); consumes the state it is given.
+    state_sharding: how a state is laid out.
     batch_sharding: how a batch is laid out.
   """
 
   model: lm.LM
   init: Callable[[jax.Array], TrainState]
   update: jax.stages.Wrapped
+  state_sharding: TrainState
   batch_sharding: NamedSharding
 
 
@@ -60,4 +62,5 @@ def build(config: Config) -> Program:
     out_shardings=(state_sharding, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  return Program(model, jax.jit(init, out_shardings=state_sharding), update, batch_sharding)
+  jitted = jax.jit(init, out_shardings=state_sharding)
+  return Program(model, jitted, update, state_sharding, batch_sharding)

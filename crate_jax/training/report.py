@@ -110,14 +110,22 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
   epochs = tokens / facts["train_tokens"]
   norm = count - model["block_parameters"] - model["embedding_parameters"]
   mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
-  left = plan.seconds_per_step * (train.steps - step)
+  if plan.fits:
+    left = plan.seconds_per_step * (train.steps - step)
+    pace = train.batch_size * m.context / plan.seconds_per_step
+    time = (
+      f"about {duration(left)}, evaluations not counted: {pace:,.0f} tokens/s in "
+      f"{plan.TRIALS} trial steps; compiled in {duration(plan.compile_seconds)}"
+    )
+  else:
+    time = "not tried: the step does not fit the memory"
   rows = {
     "run": f"{workdir}" + (f", going on at step {step:,}" if step else ""),
-    "architecture": f"{m.architecture}: {m.layers} layers, width {m.width}, {m.heads} heads, "
+    "architecture": f"{m.architecture}: {m.layers} layer{'s' * (m.layers > 1)}, width {m.width}, {m.heads} heads, "
     f"{m.codes:,} neurons a layer, context {m.context}, {m.dtype}",
     "parameters": f"{count:,} = {model['block_parameters']:,} in blocks + "
     f"{model['embedding_parameters']:,} embedding (tied) + {norm:,} final norm; "
-    f"positions: {model['position_parameters']:,}",
+    f"{model['position_parameters']:,} positions not counted",
     "training FLOPs": f"{exact:,} per token, exact (6 N would say {six_n:,}, "
     f"{exact / six_n:.2f} times less); {exact * tokens:.2e} in all",
     "steps": f"{train.steps:,} of {train.batch_size} x {m.context} tokens"
@@ -129,11 +137,8 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
     f"{facts['validation_sha256'][:12]}, tokenizer {facts['tokenizer_sha256'][:12]}",
     "device": f"{environment()['device']}; mesh: {mesh}",
     "memory": f"{size(plan.state_bytes)} of state and {size(plan.step_bytes)} for a step"
-    + (f", of {size(plan.device_bytes)}" if plan.device_bytes else "")
-    + " on each device",
-    "time": f"about {duration(left)}, evaluations not counted: "
-    f"{train.batch_size * m.context / plan.seconds_per_step:,.0f} tokens/s in "
-    f"{plan.TRIALS} trial steps; compiled in {duration(plan.compile_seconds)}",
+    f", of {size(plan.device_bytes)} on each device",
+    "time": time,
   }
   say()
   for name, text in rows.items():
@@ -153,7 +158,7 @@ def after(result: dict[str, Any], workdir: Path) -> None:
 
   say(
     f"\nfinished: {result['steps']:,} steps, {result['tokens']:,} tokens in "
-    f"{duration(result['seconds'])}, {result['tokens_per_second']:,.0f} tokens/s"
+    f"{duration(result['seconds'])}; training at {result['tokens_per_second']:,.0f} tokens/s"
   )
   say(
     f"  val_loss     {result['val_loss']:.4f}  nats per token"

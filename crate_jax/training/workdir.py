@@ -73,7 +73,8 @@ def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
   """The run's result.json if it is that of a run of so many steps."""
   path = workdir / RESULT
   result = json.loads(path.read_text()) if path.exists() else None
-  return result if result and result["steps"] == steps else None
+  whole = result and result["steps"] == steps and "sample" in result  # 0.1.0 wrote less
+  return result if whole else None
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -92,7 +93,7 @@ class Resume:
   Attributes:
     step: the newest checkpoint's.
     data: the run's data facts.
-    clock: where `report.Clock` stood.
+    clock: where `metrics.Clock` stood.
     tokenizer: the run's.
     saved: the config that the checkpoint was trained with.
     asked: the config to go on with.
@@ -136,10 +137,9 @@ def source_tokenizer(init_from: str) -> Tokenizer:
   return read_tokenizer(workdir, read_meta(workdir, step)["data"])
 
 
-def source_params(init_from: str, like: lm.Params) -> lm.Params:
-  """The parameters of the run that `init_from` names, laid out as `like`."""
-  workdir, step = _parse_run(init_from)
-  meta = read_meta(workdir, step)
+def check_source(init_from: str, like: lm.Params) -> None:
+  """Refuses an `init_from` whose parameters do not have the names and shapes of `like`."""
+  meta = read_meta(*_parse_run(init_from))
   there = lm.abstract_params(lm.LM(config_lib.from_dict(meta["config"]).model))
   shapes = {jax.tree_util.keystr(path): x.shape for path, x in jax.tree.leaves_with_path(there)}
   for path, leaf in jax.tree.leaves_with_path(like):
@@ -148,8 +148,13 @@ def source_params(init_from: str, like: lm.Params) -> lm.Params:
       raise UserError(f"init_from={init_from!r} is another model: {name} differs.")
   if shapes:
     raise UserError(f"init_from={init_from!r} is another model: it also has {min(shapes)}.")
+
+
+def source_params(init_from: str, like: lm.Params) -> lm.Params:
+  """The parameters of the run that `init_from` names, laid out as `like`."""
+  workdir, step = _parse_run(init_from)
   with checkpoint.Checkpoints(workdir) as store:
-    return store.restore_params(meta["step"], like)
+    return store.restore_params(checkpoint.choose_step(workdir, step), like)
 
 
 def _parse_run(name: str) -> tuple[Path, int | None]:

@@ -17,7 +17,7 @@ def ista(z_BTD: jax.Array, dict_CD: jax.Array, *, steps: int, eta: float, lam: f
   Minimises 1/2 ||z - a D||^2 + lam ||a||_1 over a >= 0 (Bai and Ma 2025, arXiv 2410.16443,
   the overcomplete ISTA block, t = 2 there). The correlation z D^T is computed once:
   2 * steps - 1 dictionary products, the decoding one not counted. Descent is guaranteed
-  while eta * sigma_max(D)^2 < 1; the iteration stays stable below 2.
+  while eta * sigma_max(D)^2 < 1, convergence below 2.
 
   Args:
     z_BTD: normalised tokens.
@@ -60,10 +60,11 @@ def eta_sigma2(dict_LCD: jax.Array, eta: float) -> jax.Array:
   """eta * sigma_max(D)^2 of every layer, (L,): the step size beside the curvature it must respect.
 
   The largest eigenvalue of the Hessian D D^T of ISTA's smooth term is sigma_max(D)^2. A step
-  lowers the objective for certain while eta times it is at most 1, and the iteration diverges
-  along that direction above 2 (Beck and Teboulle 2009, the step size 1 / L of ISTA).
+  lowers the objective for certain while eta times it is at most 1 (Beck and Teboulle 2009), and
+  many steps converge for certain below 2. Above 2 they still may: codes are not negative, and
+  only the atoms that are active at once count.
   """
-  gram_LDD = jnp.einsum("lcd,lce->lde", dict_LCD, dict_LCD)
+  gram_LDD = jnp.einsum("lcd,lce->lde", dict_LCD, dict_LCD, precision="highest")
   return eta * jnp.linalg.eigvalsh(gram_LDD)[:, -1]
 
 
