@@ -75,7 +75,7 @@ def _lambada(folder: Path, tokenizer: Tokenizer, score: ScoreFn, limit: int | No
   answers = score(requests)
   nats = np.array([-answer.nats for answer in answers])
   uniform = np.mean([len(r.continuation) for r in requests]) * math.log(tokenizer.vocab_size)
-  perplexity = _exp(nats.mean())
+  perplexity = _exp(float(nats.mean()))
   return [
     _share("lambada", "accuracy", [answer.greedy for answer in answers], chance=0.0),
     Score(
