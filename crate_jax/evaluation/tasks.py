@@ -79,7 +79,12 @@ def _lambada(folder: Path, tokenizer: Tokenizer, score: ScoreFn, limit: int | No
   return [
     _share("lambada", "accuracy", [answer.greedy for answer in answers], chance=0.0),
     Score(
-      "lambada", "perplexity", perplexity, perplexity * _stderr(nats), _exp(uniform), len(nats)
+      "lambada",
+      "perplexity",
+      perplexity,
+      perplexity * _stderr(nats),
+      _exp(float(uniform)),
+      len(nats),
     ),
   ]
 
@@ -152,7 +157,7 @@ def _wikitext2(
   uniform = sum(len(r.continuation) for r in requests) * math.log(tokenizer.vocab_size)
   words = np.array([len(re.split(r"\s+", page)) for page in pages])
   sizes = np.array([len(page.encode()) for page in pages])
-  perplexity = _exp(nats.sum() / words.sum())
+  perplexity = _exp(float(nats.sum() / words.sum()))
   bits = nats.sum() / sizes.sum() / math.log(2)
   return [
     Score(

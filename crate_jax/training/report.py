@@ -122,7 +122,8 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
   rows = {
     "run": f"{workdir}" + (f", going on at step {step:,}" if step else ""),
     "architecture": f"{m.architecture}: {m.layers} layer{'s' * (m.layers > 1)}, "
-    f"width {m.width}, {m.heads} heads, {m.codes:,} neurons a layer, context {m.context}, {m.dtype}",
+    f"width {m.width}, {m.heads} heads, {m.codes:,} neurons a layer, context {m.context}, "
+    f"{m.dtype}",
     "parameters": f"{count:,} = {model['block_parameters']:,} in blocks + "
     f"{model['embedding_parameters']:,} embedding (tied) + {norm:,} final norm; "
     f"{model['position_parameters']:,} positions not counted",
