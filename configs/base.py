@@ -3,7 +3,8 @@
   python -m crate_jax.main --config=configs/base.py --workdir=runs/base
   python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6
 
-Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L and crate, gpt2; 12L,crate by default.
+Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L and the presets of crate_jax/model/presets.py:
+crate, crate_complete, crate_alpha, tost, aot, gpt2 (docs/family.md); 12L,crate by default.
 
 Hardware and time: 600,000 steps of 262,144 tokens are 157 B tokens. CRATE 12L at 1.11 GFLOP per
 token takes 1.7e20 operations: an estimated 15 hours on 8 H100 at 40 % of their bf16 peak (from
@@ -26,6 +27,7 @@ so a key that depends on another is None here and resolved once, in crate_jax/co
 from ml_collections import config_dict
 
 from crate_jax.errors import UserError
+from crate_jax.model.presets import PRESETS
 
 # layers, width, heads (Bai and Ma 2025, table of model sizes)
 SIZES = {
@@ -35,7 +37,6 @@ SIZES = {
   "6L": (6, 768, 12),
   "12L": (12, 768, 12),
 }
-ARCHITECTURES = ("crate", "gpt2")
 
 
 def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
@@ -44,10 +45,9 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   architecture = architecture or "crate"
   if size not in SIZES:
     raise UserError(f"Unknown size {size!r} in the config's argument: one of {', '.join(SIZES)}.")
-  if architecture not in ARCHITECTURES:
+  if architecture not in PRESETS:
     raise UserError(
-      f"Unknown architecture {architecture!r} in the config's argument: "
-      f"one of {', '.join(ARCHITECTURES)}."
+      f"Unknown architecture {architecture!r} in the config's argument: one of {', '.join(PRESETS)}."
     )
   layers, width, heads = SIZES[size]
 
@@ -56,17 +56,35 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   c.init_from = ""  # "WORKDIR[@STEP]" of a run whose weights and tokenizer to start from
 
   c.model = m = config_dict.ConfigDict()
-  m.architecture = architecture  # "crate" or "gpt2"
+  # A preset: it gives the keys below that are None here, so that setting one swaps that part.
+  m.architecture = architecture  # crate, crate_complete, crate_alpha, tost, aot or gpt2
   m.layers = layers  # blocks
   m.width = width  # d, dimension of the stream
   m.heads = heads  # subspaces (CRATE) or heads (GPT-2); must divide the width
   m.context = 1024  # tokens in a window, the most the model sees
   m.vocab_size = config_dict.placeholder(int)  # rows of the embedding; None: the tokenizer's
   m.vocab_size = 50304  # GPT-2's 50,257 padded to a multiple of 128
-  m.overcompleteness = 4  # n: dictionary atoms (CRATE) or hidden units (GPT-2) per unit of width
-  m.ista_steps = 2  # proximal steps of ISTA (CRATE)
-  m.eta = 0.1  # step size of ISTA (CRATE)
-  m.lam = 0.1  # lambda, weight of the sparsity term (CRATE); a step's threshold is eta * lam
+  # Token mixing: "mssa" (q = k = v), "mssa_query" (a query of its own), "mha" (multi-head
+  # attention), "tssa" (ToST's token statistics)
+  m.mixing = config_dict.placeholder(str)
+  m.query_rank = 0  # rank of the query of "mssa_query"; 0 for a full one
+  m.bias = config_dict.placeholder(bool)  # shifts in LayerNorms and the mixing's output projection
+  # Feature step: "ista", "mlp" (ReLU), "topk" (MLP of which the largest units are kept), "none"
+  m.features = config_dict.placeholder(str)
+  m.residual = config_dict.placeholder(bool)  # add the feature step to the stream, or replace it
+  # What decodes the codes: "tied" (ISTA's dictionary), "separate" (weights of its own; always so in
+  # an MLP), "none" (the codes are the stream: a complete dictionary)
+  m.decoder = config_dict.placeholder(str)
+  m.overcompleteness = config_dict.placeholder(int)  # n: atoms or hidden units per unit of width
+  m.ista_steps = config_dict.placeholder(int)  # t, proximal steps of ISTA
+  m.warm_start = config_dict.placeholder(bool)  # ISTA from the tokens, not from zero; n = 1 only
+  m.nonnegative = True  # ISTA's codes by ReLU; False for the signed soft threshold
+  m.eta = 0.1  # step size of ISTA
+  m.lam = 0.1  # lambda, weight of ISTA's sparsity term; a step's threshold is eta * lam
+  m.learned_eta = False  # learn eta, one for each layer, starting from `eta`
+  m.learned_lam = False  # likewise lambda
+  m.l1 = 0.0  # weight of the L1 penalty on an "mlp"'s neurons in the training loss
+  m.topk = 0  # neurons of "topk" that a token keeps
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
   m.attention = "auto"  # kernel: "auto" for the device's best, "plain" for the reference
   m.remat = "none"  # what the backward pass recomputes: "none", "dots" (all but products), "full"

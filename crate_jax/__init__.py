@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from crate_jax.run import Run, load
+  from crate_jax.run import Edit, Run, load
 
-__all__ = ["Run", "load"]
+__all__ = ["Edit", "Run", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from crate_jax.errors import UserError
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.presets import PRESETS
 
 # What a config file's get_config() returns.
 Configuration: typing.TypeAlias = Mapping[str, Any] | ConfigDict
@@ -149,11 +150,13 @@ def resolve(config: Configuration, vocab_size: int) -> Config:
   """
   tree = as_dict(config)
   optimizer, model = tree.get("optimizer"), tree.get("model")
+  if isinstance(model, dict):
+    _fill_parts(model)
   if isinstance(optimizer, dict) and optimizer.get("final_learning_rate", 0) is None:
     optimizer["final_learning_rate"] = optimizer["learning_rate"] / 10
   if isinstance(model, dict) and model.get("vocab_size", 0) is None:
     model["vocab_size"] = vocab_size
-  resolved = from_dict(tree)
+  resolved = _build(Config, tree, "")
   if resolved.model.vocab_size < vocab_size:
     raise UserError(
       f"model.vocab_size={resolved.model.vocab_size} is smaller than the tokenizer's {vocab_size}."
@@ -169,9 +172,46 @@ def data_config(config: Configuration) -> DataConfig:
   return _build(DataConfig, tree["data"], "data")
 
 
+# Keys that came after the first release, with the value by which a run from before them is what it
+# was; None is the preset's.
+_LATER: dict[str, dict[str, Any]] = {
+  "model": {
+    "mixing": None,
+    "query_rank": 0,
+    "bias": None,
+    "features": None,
+    "residual": None,
+    "decoder": None,
+    "warm_start": None,
+    "nonnegative": True,
+    "learned_eta": False,
+    "learned_lam": False,
+    "l1": 0.0,
+    "topk": 0,
+  }
+}
+
+
 def from_dict(tree: Mapping[str, Any]) -> Config:
-  """The `Config` of a resolved dict, for instance one read from a run's config.json."""
+  """The `Config` of a resolved dict, for instance one read from a run's config.json.
+
+  Keys that its version of crate_jax did not have yet take the value that the run was made with.
+  """
+  tree = as_dict(tree)
+  for part, keys in _LATER.items():
+    if isinstance(tree.get(part), dict):
+      tree[part] = keys | tree[part]
+  if isinstance(tree.get("model"), dict):
+    _fill_parts(tree["model"])
   return _build(Config, tree, "")
+
+
+def _fill_parts(model: dict[str, Any]) -> None:
+  """Gives the keys that are None their value in the preset that `architecture` names."""
+  preset = PRESETS.get(model.get("architecture", ""))
+  for key, value in preset().items() if preset else ():
+    if model.get(key, value) is None:
+      model[key] = value
 
 
 def as_dict(config: Configuration) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,12 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation import likelihood
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation.likelihood import Likelihood, Request
-from crate_jax.model import lm, sampling
+from crate_jax.model import activations, lm, sampling
+from crate_jax.model.activations import Edit
 from crate_jax.training import checkpoint
 from crate_jax.training import workdir as files
 
-Steering: TypeAlias = Mapping[tuple[int, int], float]
+__all__ = ["Edit", "Run", "load"]
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -48,24 +49,55 @@ class Run:
     c = self.config.model
     return f"<{c.architecture}, {c.layers} layers of width {c.width}, trained {self.step} steps>"
 
-  def logits(self, tokens_BT: np.ndarray, *, steering: Steering | None = None) -> jax.Array:
+  def logits(self, tokens_BT: np.ndarray, *, edits: Sequence[Edit] = ()) -> jax.Array:
     """Logits of the next token at every position, logits_BTV, float32.
 
     Args:
       tokens_BT: token ids, at most the context of them in a row.
-      steering: neurons to overwrite at every token, {(layer, neuron): value}, counted from 0.
+      edits: what to change inside the model, at every token (`model.activations.Edit`).
 
     Raises:
-      UserError: there is no such neuron, or the tokens do not fit the model.
+      UserError: there is no such activation, or the tokens do not fit the model.
     """
-    return _logits(self.model, self._variables(steering), self._checked(tokens_BT))
+    return _apply(self.model, self._variables(edits), self._checked(tokens_BT), ())[0]
+
+  def activations(
+    self, tokens_BT: np.ndarray, names: Sequence[str], *, edits: Sequence[Edit] = ()
+  ) -> dict[str, jax.Array]:
+    """Activations by name, (layers, B, T, units) each, float32; "logits" are (B, T, V).
+
+    Args:
+      tokens_BT: as in `logits`.
+      names: of those that `model.activations` lists.
+      edits: as in `logits`; what is returned is what the model went on with.
+
+    Raises:
+      UserError: there is no such activation, or the tokens do not fit the model.
+    """
+    known = activations.widths(self.config.model)
+    for name in names:
+      if name not in known:
+        raise UserError(
+          f"There is no activation {name!r} in this model: it has {', '.join(known)}."
+        )
+    variables = self._variables(edits)
+    return _apply(self.model, variables, self._checked(tokens_BT), tuple(names))[1]
+
+  @property
+  def neurons(self) -> str:
+    """Name of the activation that holds the neurons: "A2" for CRATE, "A1" for GPT-2.
+
+    Raises:
+      UserError: the model has no feature step, and so no neurons.
+    """
+    return activations.neurons(self.config.model)
 
   def codes(self, tokens_BT: np.ndarray) -> jax.Array:
     """The neurons, codes_LBTC: what each layer's feature step decodes, float32.
 
-    For CRATE the codes of ISTA, for GPT-2 the MLP's hidden units after the ReLU; none is negative.
+    For CRATE the codes of ISTA, for GPT-2 the MLP's hidden units after the ReLU.
     """
-    return _codes(self.model, self.params, self._checked(tokens_BT))
+    return self.activations(tokens_BT, [self.neurons])[self.neurons]
 
   def loss(self, tokens: np.ndarray, batch_size: int = 8) -> loss_lib.Loss:
     """Loss on a text's tokens; see `evaluation.loss.text_loss` for what is scored."""
@@ -90,18 +122,18 @@ class Run:
     temperature: float = 0.8,
     top_k: int = 0,
     seed: int = 0,
-    steering: Steering | None = None,
+    edits: Sequence[Edit] = (),
   ) -> str:
     """The prompt and a continuation of `length` tokens; see `model.sampling.sample`.
 
-    An empty prompt starts a document, as after an end-of-text token. `steering` as in `logits`.
+    An empty prompt starts a document, as after an end-of-text token. `edits` as in `logits`.
     """
     ids = self.tokenizer.encode(prompt)
     if not len(ids):
       ids = np.array([self.tokenizer.end_of_text], np.int32)
     tokens = sampling.sample(
       self.model,
-      self._variables(steering),
+      self._variables(edits),
       ids,
       length,
       jax.random.key(seed),
@@ -123,20 +155,9 @@ class Run:
       raise UserError(f"Token ids must be from 0 to {c.vocab_size - 1}.")
     return tokens_BT.astype(np.int32)
 
-  def _variables(self, steering: Steering | None) -> lm.Params:
-    """What `apply` is given: the parameters, and the neurons to overwrite if there are any."""
-    if not steering:
-      return {"params": self.params}
-    c = self.config.model
-    value_LC = np.full((c.layers, c.codes), np.nan, np.float32)
-    for (layer, neuron), value in steering.items():
-      if not (0 <= layer < c.layers and 0 <= neuron < c.codes):
-        raise UserError(
-          f"There is no neuron {neuron} in layer {layer}: the model has {c.layers} layers of "
-          f"{c.codes} neurons, both counted from 0."
-        )
-      value_LC[layer, neuron] = value
-    return {"params": self.params, "steering": lm.steering(jnp.asarray(value_LC))}
+  def _variables(self, edits: Sequence[Edit]) -> lm.Params:
+    """What `apply` is given: the parameters, and the edits if there are any."""
+    return {"params": self.params, **activations.collection(self.config.model, edits)}
 
 
 def load(workdir: str | Path, step: int | None = None) -> Run:
@@ -159,12 +180,9 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
   return Run(model, params, tokenizer, config, meta["step"], meta["data"])
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(model: lm.LM, variables: lm.Params, tokens_BT: jax.Array) -> jax.Array:
-  return model.apply(variables, tokens_BT)  # type: ignore[return-value]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _codes(model: lm.LM, params: lm.Params, tokens_BT: jax.Array) -> jax.Array:
-  _, seen = model.apply({"params": params}, tokens_BT, mutable=["codes"])
-  return lm.codes(seen).astype(jnp.float32)
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _apply(
+  model: lm.LM, variables: lm.Params, tokens_BT: jax.Array, record: tuple[str, ...]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  logits_BTV, seen = activations.apply(model, variables, tokens_BT, record)
+  return logits_BTV, {name: x.astype(jnp.float32) for name, x in seen.items()}

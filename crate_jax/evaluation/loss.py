@@ -25,7 +25,7 @@ class Loss:
     tokens: tokens scored: all but the first, which nothing predicts.
     bytes: the bytes they stand for.
     nonzero: share of every layer's neurons that are not zero, over the tokens that the scored
-      ones were predicted from.
+      ones were predicted from; empty for a model without neurons.
   """
 
   nats: float
@@ -43,7 +43,7 @@ def _row_sums(
   logits_BTV, seen = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["gauges"])
   nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
   scored_BT = jnp.arange(nll_BT.shape[1]) < targets_B[:, None]
-  nonzero_LBT = jnp.where(scored_BT, lm.nonzero(seen), 0)
+  nonzero_LBT = jnp.where(scored_BT, lm.nonzero(seen, scored_BT), 0)
   return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=-1), jnp.sum(nonzero_LBT, axis=-1)
 
 
@@ -78,7 +78,8 @@ def text_loss(
   count = len(tokens) - 1
   if count < 1:
     raise UserError("The text to score has fewer than two tokens, and the first is not scored.")
-  total = np.zeros(1 + model.config.layers)  # nats, then each layer's share of non-zero neurons
+  # Nats, then the share of non-zero neurons of every layer that has some.
+  total = np.zeros(1 + (model.config.layers if model.config.codes else 0))
   for first in range(0, math.ceil(count / context), batch_size):
     windows_BT1 = np.zeros((batch_size, context + 1), np.int32)
     targets_B = np.zeros(batch_size, np.int32)

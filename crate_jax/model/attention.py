@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.model.parameter import parameter
+
 
 def causal_attention(
   q_BTKH: jax.Array,
@@ -63,6 +65,18 @@ def _plain(
   score_BKTS = jnp.where(visible_B1TS, score_BKTS / H**0.5, -jnp.inf)
   weight_BKTS = jax.nn.softmax(score_BKTS, axis=-1).astype(v_BSKH.dtype)
   return jnp.einsum("bkts,bskh->btkh", weight_BKTS, v_BSKH)
+
+
+def to_stream(
+  module: nn.Module, y_BTKH: jax.Array, output_KHD: jax.Array, *, use_bias: bool
+) -> jax.Array:
+  """What a mixing step adds to the stream: all heads, projected, and the module's bias if any."""
+  y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(y_BTKH.dtype))
+  if not use_bias:
+    return y_BTD
+  axes = {"embed": output_KHD.shape[-1]}
+  bias_D = parameter(module, "output_bias", nn.initializers.zeros, axes, y_BTD.dtype)
+  return y_BTD + bias_D.astype(y_BTD.dtype)
 
 
 def cached(

@@ -3,22 +3,32 @@
 import flax.linen as nn
 import jax
 
+from crate_jax.model.activations import tap
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.features.ista import ISTA
 from crate_jax.model.features.mlp import MLP
 from crate_jax.model.mixing.mha import MultiHeadAttention
 from crate_jax.model.mixing.mssa import MSSA
+from crate_jax.model.mixing.tssa import TSSA
 from crate_jax.model.norm import LayerNorm
+
+MIXING: dict[str, type[nn.Module]] = {
+  "mssa": MSSA,
+  "mssa_query": MSSA,
+  "mha": MultiHeadAttention,
+  "tssa": TSSA,
+}
+FEATURES: dict[str, type[nn.Module]] = {"ista": ISTA, "mlp": MLP, "topk": MLP}
 
 
 class Block(nn.Module):
-  """A layer of CRATE or of GPT-2, by `config.architecture`.
+  """A layer of the family: x <- x + mixing(LN(x)), then x <- [x +] features(LN(x)).
 
-  CRATE (Bai and Ma 2025): x <- x + MSSA(LN(x)), then x <- ISTA(LN(x)), which replaces the
-  stream. GPT-2: x <- x + MHA(LN(x)), then x <- x + MLP(LN(x)).
+  The parts are `config.mixing` and `config.features`; the second step is added to the stream with
+  `config.residual` and replaces it without (CRATE). `model.presets` gives the published models.
 
-  Both have the same parts by name (norm_1, mixing, norm_2, features), and return (x, None)
-  because `nn.scan` runs them.
+  Every layer has the same parts by name (norm_1, mixing, norm_2, features), and returns (x, None)
+  because `nn.scan` runs it.
   """
 
   config: ModelConfig
@@ -27,11 +37,13 @@ class Block(nn.Module):
   def __call__(
     self, x_BTD: jax.Array, positions_BT: jax.Array | None = None
   ) -> tuple[jax.Array, None]:
-    crate = self.config.architecture == "crate"
-    mixing = (MSSA if crate else MultiHeadAttention)(self.config, name="mixing")
-    features = (ISTA if crate else MLP)(self.config, name="features")
-    norm_1 = LayerNorm(use_bias=crate, name="norm_1")
-    norm_2 = LayerNorm(use_bias=crate, name="norm_2")
-    x_BTD = x_BTD + mixing(norm_1(x_BTD), positions_BT)
-    y_BTD = features(norm_2(x_BTD))
-    return (y_BTD if crate else x_BTD + y_BTD), None
+    c = self.config
+    x_BTD = tap(self, "stream", x_BTD)
+    u_BTD = LayerNorm(use_bias=c.bias, name="norm_1")(x_BTD)
+    y_BTD = MIXING[c.mixing](c, name="mixing")(u_BTD, positions_BT)
+    x_BTD = x_BTD + tap(self, "attention", y_BTD)
+    if c.features == "none":
+      return x_BTD, None
+    z_BTD = LayerNorm(use_bias=c.bias, name="norm_2")(x_BTD)
+    decoded_BTD = tap(self, "decoded", FEATURES[c.features](c, name="features")(z_BTD))
+    return (x_BTD + decoded_BTD if c.residual else decoded_BTD), None

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.model import activations
 from crate_jax.model.block import Block
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.norm import LayerNorm
@@ -20,7 +21,7 @@ Params = dict[str, Any]
 
 
 class LM(nn.Module):
-  """A causal language model over tokens; CRATE or GPT-2 by `config.architecture`.
+  """A causal language model over tokens; of the family by `config` (`model.presets`).
 
   Parameters of the blocks are stacked along a leading "layers" axis. That tree, with the
   logical axis names of every parameter, is the format on disk.
@@ -28,9 +29,9 @@ class LM(nn.Module):
 
   config: ModelConfig
 
-  # Besides "params" and "cache" there are three collections, which the blocks' neurons fill or
-  # read (`features.neurons`): "codes" and "gauges" are made when they are mutable, "steering"
-  # overwrites neurons where it is given (`steering`).
+  # Besides "params" and "cache" there are four collections: "activations" (`activations.tap`),
+  # "gauges" and "losses" (`features.neurons`) are made when they are mutable, "edits" changes
+  # activations where it is given (`activations.collection`).
 
   def setup(self) -> None:
     c = self.config
@@ -41,14 +42,16 @@ class LM(nn.Module):
     )
     self.blocks = nn.scan(
       _remat(Block, c.remat),
-      variable_axes={"params": 0, "cache": 0, "codes": 0, "gauges": 0, "steering": 0},
+      variable_axes=dict.fromkeys(
+        ("params", "cache", "activations", "edits", "gauges", "losses"), 0
+      ),
       split_rngs={"params": True},
       in_axes=nn.broadcast,
       length=c.layers,
       unroll=c.layers if c.unroll else 1,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(c)
-    self.norm = LayerNorm(use_bias=c.architecture == "crate")
+    self.norm = LayerNorm(use_bias=c.bias)
 
   def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     """Logits of the next token at every position.
@@ -79,7 +82,8 @@ class LM(nn.Module):
     x_BTD = self.norm(x_BTD)
     wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
     tokens_VD = self.tokens_VD.astype(x_BTD.dtype)
-    return jnp.einsum("btd,vd->btv", x_BTD, tokens_VD, preferred_element_type=wide)
+    logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, tokens_VD, preferred_element_type=wide)
+    return activations.tap(self, activations.LOGITS, logits_BTV)
 
 
 def _remat(block: type[Block], policy: str) -> type[Block]:
@@ -94,19 +98,14 @@ def _remat(block: type[Block], policy: str) -> type[Block]:
   return nn.remat(block, policy=keep, prevent_cse=False)
 
 
-def codes(variables: Mapping[str, Any]) -> jax.Array:
-  """codes_LBTC, the neurons of every layer, from the collection "codes" of an `apply`."""
-  return variables["codes"]["blocks"]["features"]["neurons"][0]
+def nonzero(variables: Mapping[str, Any], tokens_BT: jax.Array) -> jax.Array:
+  """nonzero_LBT, each token's share of non-zero neurons, from the collection "gauges".
 
-
-def nonzero(variables: Mapping[str, Any]) -> jax.Array:
-  """nonzero_LBT, each token's share of non-zero neurons, from the collection "gauges"."""
+  L is 0 in a model without a feature step.
+  """
+  if "gauges" not in variables:
+    return jnp.zeros((0, *tokens_BT.shape))
   return variables["gauges"]["blocks"]["features"]["nonzero"][0]
-
-
-def steering(value_LC: jax.Array) -> Params:
-  """The collection "steering" that sets neurons to values; NaN leaves a neuron as it is."""
-  return {"blocks": {"features": {"value": value_LC}}}
 
 
 def init_params(model: LM, key: jax.Array) -> Params:

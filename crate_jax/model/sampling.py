@@ -27,7 +27,7 @@ def sample(
 
   Args:
     model: the model.
-    variables: "params", and "steering" if neurons are to be set (`lm.steering`).
+    variables: "params", and "edits" to change activations (`activations.collection`).
     prompt: at least one token id.
     length: tokens to add.
     key: of the random choices.

@@ -16,7 +16,7 @@ from crate_jax.errors import UserError
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
 from crate_jax.model import lm, sampling
-from crate_jax.model.features.ista import eta_sigma2
+from crate_jax.model.features.ista import eta_sigma2, step_sizes
 from crate_jax.training import checkpoint, curve, metrics, plan, report
 from crate_jax.training import program as program_lib
 from crate_jax.training import workdir as files
@@ -205,9 +205,14 @@ def _evaluation(loss: loss_lib.Loss, config: Config, params: lm.Params) -> dict[
     "bits_per_byte": loss.bits_per_byte,
     "nonzero": list(loss.nonzero),
   }
-  if config.model.architecture == "crate":
-    dictionary = params["blocks"]["features"]["dictionary"]
-    values["eta_sigma2"] = _eta_sigma2(dictionary, config.model.eta).tolist()
+  if config.model.features == "ista":
+    features = params["blocks"]["features"]
+    eta_L, lam_L = step_sizes(features, config.model)
+    values["eta_sigma2"] = _eta_sigma2(features["dictionary"], eta_L).tolist()
+    if config.model.learned_eta:
+      values["eta"] = eta_L.tolist()
+    if config.model.learned_lam:
+      values["lam"] = lam_L.tolist()
   return values
 
 

@@ -125,9 +125,10 @@ class Reporter:
       f"step {step:,}  val_loss {values['val_loss']:.4f}  "
       f"{values['bits_per_byte']:.4f} bits per byte"
     )
-    kind = "codes" if self._config.model.architecture == "crate" else "units"
-    shares = "  ".join(f"{share:.1%}" for share in values["nonzero"])  # type: ignore[union-attr]
-    self._say(f"  non-zero {kind} by layer      {shares}")
+    kind = "codes" if self._config.model.features == "ista" else "units"
+    if values["nonzero"]:
+      shares = "  ".join(f"{share:.1%}" for share in values["nonzero"])  # type: ignore[union-attr]
+      self._say(f"  non-zero {kind} by layer      {shares}")
     if "eta_sigma2" in values:
       gauges = "  ".join(f"{x:.2f}" for x in values["eta_sigma2"])  # type: ignore[union-attr]
       self._say(f"  eta sigma_max(D)^2 by layer  {gauges}  (convergence is sure below 2)")

@@ -22,6 +22,7 @@ RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
   ("head_width", None),
   ("positions", None),
   ("qkv", None),
+  ("rank", None),
 )
 
 

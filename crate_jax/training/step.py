@@ -27,7 +27,7 @@ UpdateFn = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
 def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
   """Negative log-likelihood in nats of every target, nll_BT, float32 or wider.
 
-  The only loss term of CRATE and GPT-2: cross-entropy of the next token.
+  Cross-entropy of the next token: the only loss term, unless `model.l1` adds one (`objective`).
 
   Args:
     model: the model.
@@ -38,29 +38,47 @@ def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
 
 
+def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """What training minimises, and the mean `token_nll` in it.
+
+  They are the same unless `config.l1` is positive: then it times the sum over layers of the mean
+  over tokens of the sum of a layer's neurons is added.
+  """
+  if not model.config.l1:
+    nll = jnp.mean(token_nll(model, params, tokens_BT1))
+    return nll, nll
+  logits_BTV, made = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["losses"])
+  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+  nll = jnp.mean(nll_BT)
+  (l1_L,) = made["losses"]["blocks"]["features"]["l1"]
+  return nll + model.config.l1 * jnp.sum(l1_L), nll
+
+
 def make_update(
   model: LM, optimizer: optax.GradientTransformation, schedule: optax.Schedule, accumulation: int
 ) -> UpdateFn:
   """One update of the parameters: (state, tokens_BT1) -> (state, metrics).
 
-  The gradient is that of the mean loss over the batch, computed in `accumulation` equal parts
+  The gradient is that of the `objective` over the batch, computed in `accumulation` equal parts
   one after the other. Metrics are of the parameters before the update: loss (nats per token),
   grad_norm (before clipping), learning_rate.
   """
 
-  def mean_loss(params: Params, tokens_BT1: jax.Array) -> jax.Array:
-    return jnp.mean(token_nll(model, params, tokens_BT1))
+  def of_part(params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, Params]:
+    differentiate = jax.value_and_grad(objective, argnums=1, has_aux=True)
+    (_, loss), gradient = differentiate(model, params, tokens_BT1)
+    return loss, gradient
 
   def loss_and_gradient(params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, Params]:
     if accumulation == 1:
-      return jax.value_and_grad(mean_loss)(params, tokens_BT1)
+      return of_part(params, tokens_BT1)
 
     def add(total: tuple[jax.Array, Params], part: jax.Array) -> tuple:
-      return jax.tree.map(jnp.add, total, jax.value_and_grad(mean_loss)(params, part)), None
+      return jax.tree.map(jnp.add, total, of_part(params, part)), None
 
     # Neighbouring rows go to different parts, so that every part lies on all devices.
     parts = einops.rearrange(tokens_BT1, "(b a) t -> a b t", a=accumulation)
-    shapes = jax.eval_shape(jax.value_and_grad(mean_loss), params, parts[0])
+    shapes = jax.eval_shape(of_part, params, parts[0])
     zero = jax.tree.map(jnp.zeros_like, shapes)
     total, _ = jax.lax.scan(add, zero, parts)
     return jax.tree.map(lambda x: x / accumulation, total)

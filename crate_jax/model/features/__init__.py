@@ -1,1 +1,1 @@
-"""What happens to each token by itself: ISTA (CRATE) and the ReLU MLP (GPT-2)."""
+"""What happens to each token by itself: ISTA (CRATE) and the MLPs (GPT-2)."""

@@ -1,23 +1,37 @@
 """Iterative shrinkage-thresholding: the sparsification step of CRATE."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.model.activations import tap
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.features.neurons import neurons
 from crate_jax.model.parameter import parameter
 
 
-def ista(z_BTD: jax.Array, dict_CD: jax.Array, *, steps: int, eta: float, lam: float) -> jax.Array:
-  """Non-negative sparse codes of z in a dictionary: proximal gradient steps from zero.
+def ista(
+  z_BTD: jax.Array,
+  dict_CD: jax.Array,
+  *,
+  steps: int,
+  eta: float | jax.Array,
+  lam: float | jax.Array,
+  warm_start: bool = False,
+  nonnegative: bool = True,
+  see: Callable[[int, jax.Array], jax.Array] = lambda step, a_BTC: a_BTC,
+) -> jax.Array:
+  """Sparse codes of z in a dictionary: proximal gradient steps on the lasso.
 
-  Minimises 1/2 ||z - a D||^2 + lam ||a||_1 over a >= 0 (Bai and Ma 2025, arXiv 2410.16443,
-  the overcomplete ISTA block, t = 2 there). The correlation z D^T is computed once:
-  2 * steps - 1 dictionary products, the decoding one not counted. Descent is guaranteed
-  while eta * sigma_max(D)^2 < 1, convergence below 2.
+  Minimises 1/2 ||z - a D||^2 + lam ||a||_1, over a >= 0 if `nonnegative`. From zero it is the
+  overcomplete ISTA block of Bai and Ma 2025 (arXiv 2410.16443; two steps there); from z itself that
+  of Yu et al. 2023 (arXiv 2306.01129, eq. 17; one step in a complete dictionary). The correlation
+  z D^T is computed once: 2 * steps - 1 dictionary products from zero, 2 * steps from z, the
+  decoding one not counted. Descent is guaranteed while eta * sigma_max(D)^2 < 1, convergence
+  below 2.
 
   Args:
     z_BTD: normalised tokens.
@@ -25,38 +39,87 @@ def ista(z_BTD: jax.Array, dict_CD: jax.Array, *, steps: int, eta: float, lam: f
     steps: proximal steps, at least 1.
     eta: step size.
     lam: sparsity weight; the threshold of a step is eta * lam.
+    warm_start: start from z, in a complete dictionary (C = D).
+    nonnegative: ReLU, or else the signed soft threshold.
+    see: given each step's number, from 1, and codes; what it returns is gone on with.
 
   Returns:
     a_BTC: the codes, which are the network's neurons. `a_BTC @ dict_CD` decodes them.
   """
-  correlation_BTC = jnp.einsum("btd,cd->btc", z_BTD, dict_CD)
-  a_BTC = jax.nn.relu(eta * correlation_BTC - eta * lam)
-  for _ in range(steps - 1):
-    decoded_BTD = jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
-    residual_BTC = correlation_BTC - jnp.einsum("btd,cd->btc", decoded_BTD, dict_CD)
-    a_BTC = jax.nn.relu(a_BTC + eta * residual_BTC - eta * lam)
+
+  def shrink(a_BTC: jax.Array) -> jax.Array:
+    if nonnegative:
+      return jax.nn.relu(a_BTC - eta * lam)
+    return jax.nn.relu(a_BTC - eta * lam) - jax.nn.relu(-a_BTC - eta * lam)
+
+  def decode(a_BTC: jax.Array) -> jax.Array:
+    return jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
+
+  def correlate(z_BTD: jax.Array) -> jax.Array:
+    return jnp.einsum("btd,cd->btc", z_BTD, dict_CD)
+
+  if warm_start:
+    a_BTC = see(1, shrink(z_BTD + eta * correlate(z_BTD - decode(z_BTD))))
+    for step in range(2, steps + 1):
+      a_BTC = see(step, shrink(a_BTC + eta * correlate(z_BTD - decode(a_BTC))))
+    return a_BTC
+  correlation_BTC = correlate(z_BTD)
+  a_BTC = see(1, shrink(eta * correlation_BTC))
+  for step in range(2, steps + 1):
+    residual_BTC = correlation_BTC - correlate(decode(a_BTC))
+    a_BTC = see(step, shrink(a_BTC + eta * residual_BTC))
   return a_BTC
 
 
 class ISTA(nn.Module):
-  """Writes tokens as sparse codes and decodes them with the same dictionary.
+  """Writes tokens as sparse codes and decodes them.
 
-  The block replaces its input by the decoded codes: CRATE has no residual round it.
+  With `config.decoder` "tied" the same dictionary decodes (CRATE), with "separate" one of its own
+  (CRATE-alpha), with "none" the codes themselves go on (the complete dictionary).
   """
 
   config: ModelConfig
 
   @nn.compact
   def __call__(self, z_BTD: jax.Array) -> jax.Array:
-    c = self.config
+    c, dtype = self.config, z_BTD.dtype
     init = _symmetric_uniform((6 / c.width) ** 0.5)
     axes = {"codes": c.codes, "embed": c.width}
-    dict_CD = parameter(self, "dictionary", init, axes, z_BTD.dtype).astype(z_BTD.dtype)
-    a_BTC = ista(z_BTD, dict_CD, steps=c.ista_steps, eta=c.eta, lam=c.lam)
-    return jnp.einsum("btc,cd->btd", neurons(self, a_BTC), dict_CD)
+    dict_CD = parameter(self, "dictionary", init, axes, dtype).astype(dtype)
+    scalars: dict[str, Any] = {"eta": c.eta, "lam": c.lam}
+    for name, learned in (("eta", c.learned_eta), ("lam", c.learned_lam)):
+      if learned:  # by its logarithm, so that it stays positive
+        start = nn.initializers.constant(jnp.log(scalars[name]))
+        scalars[name] = jnp.exp(parameter(self, f"log_{name}", start, {}, dtype)).astype(dtype)
+
+    def see(step: int, a_BTC: jax.Array) -> jax.Array:
+      return (neurons if step == c.ista_steps else tap)(self, f"A{step}", a_BTC)
+
+    a_BTC = ista(
+      z_BTD,
+      dict_CD,
+      steps=c.ista_steps,
+      warm_start=c.warm_start,
+      nonnegative=c.nonnegative,
+      see=see,
+      **scalars,
+    )
+    if c.decoder == "none":
+      return a_BTC
+    if c.decoder == "separate":
+      dict_CD = parameter(self, "decoder", init, axes, dtype).astype(dtype)
+    return jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
 
 
-def eta_sigma2(dict_LCD: jax.Array, eta: float) -> jax.Array:
+def step_sizes(params: Any, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+  """eta and lambda of every layer, (L,) each, fixed or learned, from `params["blocks"]["features"]`."""
+  ones_L = jnp.ones(config.layers)
+  eta_L = jnp.exp(params["log_eta"]) if config.learned_eta else config.eta * ones_L
+  lam_L = jnp.exp(params["log_lam"]) if config.learned_lam else config.lam * ones_L
+  return eta_L, lam_L
+
+
+def eta_sigma2(dict_LCD: jax.Array, eta_L: jax.Array) -> jax.Array:
   """eta * sigma_max(D)^2 of every layer, (L,): the step size beside the curvature it must respect.
 
   The largest eigenvalue of the Hessian D D^T of ISTA's smooth term is sigma_max(D)^2. A step
@@ -65,7 +128,7 @@ def eta_sigma2(dict_LCD: jax.Array, eta: float) -> jax.Array:
   only the atoms that are active at once count.
   """
   gram_LDD = jnp.einsum("lcd,lce->lde", dict_LCD, dict_LCD, precision="highest")
-  return eta * jnp.linalg.eigvalsh(gram_LDD)[:, -1]
+  return eta_L * jnp.linalg.eigvalsh(gram_LDD)[:, -1]
 
 
 def _symmetric_uniform(bound: float) -> nn.initializers.Initializer:

@@ -1,1 +1,1 @@
-"""How tokens exchange information: MSSA (CRATE) and multi-head attention (GPT-2)."""
+"""How tokens exchange information: MSSA (CRATE), multi-head attention (GPT-2), TSSA (ToST)."""

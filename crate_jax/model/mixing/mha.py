@@ -5,12 +5,16 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model import attention
+from crate_jax.model.activations import tap
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.parameter import parameter
 
 
 class MultiHeadAttention(nn.Module):
-  """Causal attention with separate query, key and value (Radford et al. 2019), no biases."""
+  """Causal attention with separate query, key and value (Radford et al. 2019), without biases there.
+
+  Its values are the activation "u": the value projection stands where CRATE has its subspaces.
+  """
 
   config: ModelConfig
 
@@ -24,10 +28,11 @@ class MultiHeadAttention(nn.Module):
     output_init = normal(0.02 / (2 * c.layers) ** 0.5)
     output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
     q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH.astype(dtype))
+    v_BTKH = tap(self, "u", v_BTKH)
     if positions_BT is None:
       y_BTKH = attention.causal_attention(q_BTKH, k_BTKH, v_BTKH, kernel=c.attention)
     else:
       k_BSKH = attention.cached(self, "key", k_BTKH, positions_BT, c.context)
       v_BSKH = attention.cached(self, "value", v_BTKH, positions_BT, c.context)
       y_BTKH = attention.causal_attention(q_BTKH, k_BSKH, v_BSKH, positions_BT=positions_BT)
-    return jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(dtype))
+    return attention.to_stream(self, y_BTKH, output_KHD, use_bias=c.bias)

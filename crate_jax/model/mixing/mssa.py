@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from crate_jax.model import attention
+from crate_jax.model.activations import tap
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.parameter import parameter
 
@@ -30,8 +31,12 @@ def mssa(u_BTKH: jax.Array, *, kernel: str = "plain") -> jax.Array:
 class MSSA(nn.Module):
   """Projects tokens onto the subspaces, compresses them, and returns to the stream.
 
-  One projection without bias, an output projection with bias. Decoding caches one tensor,
-  the coordinates u, since key equals value.
+  One projection without bias, and an output projection. Decoding caches one tensor, the coordinates
+  u, since key equals value.
+
+  With `config.mixing` "mssa_query" the query is a projection of its own (of rank
+  `config.query_rank` if that is not 0) and only key and value are u. It is no published model: it
+  asks what q = k = v costs, at the same cache.
   """
 
   config: ModelConfig
@@ -45,12 +50,25 @@ class MSSA(nn.Module):
     subspaces_DKH = parameter(self, "subspaces", normal(0.02), embed | heads, dtype)
     output_init = normal(0.02 / (2 * c.layers) ** 0.5)
     output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
-    bias_D = parameter(self, "output_bias", nn.initializers.zeros, embed, dtype)
-    u_BTKH = jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype))
+    u_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype)))
+    q_BTKH = self._query(x_BTD) if c.mixing == "mssa_query" else u_BTKH
     if positions_BT is None:
-      y_BTKH = mssa(u_BTKH, kernel=c.attention)
+      y_BTKH = attention.causal_attention(q_BTKH, u_BTKH, u_BTKH, kernel=c.attention)
     else:
       past_BSKH = attention.cached(self, "u", u_BTKH, positions_BT, c.context)
-      y_BTKH = attention.causal_attention(u_BTKH, past_BSKH, past_BSKH, positions_BT=positions_BT)
-    y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(dtype))
-    return y_BTD + bias_D.astype(dtype)
+      y_BTKH = attention.causal_attention(q_BTKH, past_BSKH, past_BSKH, positions_BT=positions_BT)
+    return attention.to_stream(self, y_BTKH, output_KHD, use_bias=c.bias)
+
+  def _query(self, x_BTD: jax.Array) -> jax.Array:
+    c = self.config
+    normal, dtype = nn.initializers.normal, x_BTD.dtype
+    heads, embed = {"heads": c.heads, "head_width": c.head_width}, {"embed": c.width}
+    if not c.query_rank:
+      query_DKH = parameter(self, "query", normal(0.02), embed | heads, dtype)
+      return jnp.einsum("btd,dkh->btkh", x_BTD, query_DKH.astype(dtype))
+    rank = {"rank": c.query_rank}
+    # The product of the two has the standard deviation 0.02 of a full query.
+    down_DR = parameter(self, "query_down", normal(0.02), embed | rank, dtype)
+    up_RKH = parameter(self, "query_up", normal(c.query_rank**-0.5), rank | heads, dtype)
+    low_BTR = jnp.einsum("btd,dr->btr", x_BTD, down_DR.astype(dtype))
+    return jnp.einsum("btr,rkh->btkh", low_BTR, up_RKH.astype(dtype))
