@@ -99,7 +99,7 @@ class ModelConfig:
       ),
       (
         self.features == "none" and (self.decoder != "none" or not self.residual),
-        f'model.features="none" has nothing to decode and keeps the stream: model.decoder="none" '
+        'model.features="none" has nothing to decode and keeps the stream: model.decoder="none" '
         "and model.residual=True.",
       ),
       (
