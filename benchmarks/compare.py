@@ -1,8 +1,8 @@
 """Architectures side by side by one config: the same text, recipe and tokens, over several seeds.
 
 Reads the config and its text; trains every (architecture, seed) with the main loop, one after the
-other, in WORKDIR/ARCHITECTURE-SEED (stopped and run again it goes on), then times a training step of
-each, in turn on the same machine; writes a table, OUT/compare.md, and its numbers, OUT/compare.json.
+other, in WORKDIR/ARCHITECTURE-SEED (stopped and run again it goes on), then times a training step
+of each, in turn on the same machine; writes a table, OUT/compare.md, and OUT/compare.json.
 
   python benchmarks/compare.py --config=configs/shakespeare_char.py --seeds=3 \\
     --config.data.train=input.txt --workdir=runs/shakespeare --out=benchmarks/shakespeare_char

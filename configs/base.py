@@ -47,7 +47,8 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
     raise UserError(f"Unknown size {size!r} in the config's argument: one of {', '.join(SIZES)}.")
   if architecture not in PRESETS:
     raise UserError(
-      f"Unknown architecture {architecture!r} in the config's argument: one of {', '.join(PRESETS)}."
+      f"Unknown architecture {architecture!r} in the config's argument: "
+      f"one of {', '.join(PRESETS)}."
     )
   layers, width, heads = SIZES[size]
 
@@ -56,25 +57,19 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   c.init_from = ""  # "WORKDIR[@STEP]" of a run whose weights and tokenizer to start from
 
   c.model = m = config_dict.ConfigDict()
-  # A preset: it gives the keys below that are None here, so that setting one swaps that part.
-  m.architecture = architecture  # crate, crate_complete, crate_alpha, tost, aot or gpt2
+  m.architecture = architecture  # a preset: gives the keys of `m` that are None here
   m.layers = layers  # blocks
   m.width = width  # d, dimension of the stream
   m.heads = heads  # subspaces (CRATE) or heads (GPT-2); must divide the width
   m.context = 1024  # tokens in a window, the most the model sees
   m.vocab_size = config_dict.placeholder(int)  # rows of the embedding; None: the tokenizer's
   m.vocab_size = 50304  # GPT-2's 50,257 padded to a multiple of 128
-  # Token mixing: "mssa" (q = k = v), "mssa_query" (a query of its own), "mha" (multi-head
-  # attention), "tssa" (ToST's token statistics)
-  m.mixing = config_dict.placeholder(str)
+  m.mixing = config_dict.placeholder(str)  # "mssa" (q = k = v), "mssa_query", "mha", "tssa" (ToST)
   m.query_rank = 0  # rank of the query of "mssa_query"; 0 for a full one
   m.bias = config_dict.placeholder(bool)  # shifts in LayerNorms and the mixing's output projection
-  # Feature step: "ista", "mlp" (ReLU), "topk" (MLP of which the largest units are kept), "none"
-  m.features = config_dict.placeholder(str)
+  m.features = config_dict.placeholder(str)  # "ista", "mlp" (ReLU), "topk" (sparse MLP), "none"
   m.residual = config_dict.placeholder(bool)  # add the feature step to the stream, or replace it
-  # What decodes the codes: "tied" (ISTA's dictionary), "separate" (weights of its own; always so in
-  # an MLP), "none" (the codes are the stream: a complete dictionary)
-  m.decoder = config_dict.placeholder(str)
+  m.decoder = config_dict.placeholder(str)  # "tied", "separate", "none" (the codes go on; n = 1)
   m.overcompleteness = config_dict.placeholder(int)  # n: atoms or hidden units per unit of width
   m.ista_steps = config_dict.placeholder(int)  # t, proximal steps of ISTA
   m.warm_start = config_dict.placeholder(bool)  # ISTA from the tokens, not from zero; n = 1 only

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from crate_jax.errors import UserError
 from crate_jax.model.config import ModelConfig
-from crate_jax.model.presets import PRESETS
+from crate_jax.model.presets import PRESETS, crate
 
 # What a config file's get_config() returns.
 Configuration: typing.TypeAlias = Mapping[str, Any] | ConfigDict
@@ -208,8 +208,9 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
 
 def _fill_parts(model: dict[str, Any]) -> None:
   """Gives the keys that are None their value in the preset that `architecture` names."""
-  preset = PRESETS.get(model.get("architecture", ""))
-  for key, value in preset().items() if preset else ():
+  # A name that is no preset is refused later, with all other values that are not what they must be.
+  preset = PRESETS.get(str(model.get("architecture")), crate)
+  for key, value in preset().items():
     if model.get(key, value) is None:
       model[key] = value
 

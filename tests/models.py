@@ -1,35 +1,51 @@
 """Small models for tests."""
 
-import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from crate_jax.model import lm
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.presets import PRESETS
 
-SMALL = ModelConfig(
-  architecture="crate",
-  layers=3,
-  width=16,
-  heads=2,
-  context=12,
-  vocab_size=31,
-  overcompleteness=4,
-  ista_steps=2,
-  eta=0.1,
-  lam=0.1,
-  dtype="float32",
-  attention="plain",
-  remat="none",
-  unroll=False,
-)
+# The published models, and models that together have every part and option that those lack.
+FAMILY: dict[str, dict] = {
+  **{name: {"architecture": name} for name in PRESETS},
+  "query": {"mixing": "mssa_query"},
+  "low_rank_query": {"mixing": "mssa_query", "query_rank": 3},
+  "crate_mha": {"mixing": "mha"},
+  "crate_tssa": {"mixing": "tssa"},
+  "signed": {"nonnegative": False, "ista_steps": 3},
+  "learned": {"learned_eta": True, "learned_lam": True, "residual": True},
+  "one_step": {"ista_steps": 1, "decoder": "separate"},
+  "warm": {"overcompleteness": 1, "warm_start": True, "ista_steps": 2, "nonnegative": False},
+  "topk": {"architecture": "gpt2", "features": "topk", "topk": 5},
+  "replacing_mlp": {"architecture": "gpt2", "residual": False, "bias": True},
+  "gpt2_mssa": {"architecture": "gpt2", "mixing": "mssa", "l1": 0.01},
+}
+family = pytest.mark.parametrize("name", FAMILY)
+# Fewer, for what takes long: each module of the model at least once.
+every_part = pytest.mark.parametrize("name", ["crate", "tost", "gpt2", "low_rank_query", "learned"])
+
+
+def config(architecture: str = "crate", **changes) -> ModelConfig:
+  parts = dict.fromkeys(("query_rank", "topk"), 0) | {"l1": 0.0, "eta": 0.1, "lam": 0.1}
+  parts |= {"nonnegative": True, "learned_eta": False, "learned_lam": False}
+  sizes = {"layers": 3, "width": 16, "heads": 2, "context": 12, "vocab_size": 31}
+  ways = {"dtype": "float32", "attention": "plain", "remat": "none", "unroll": False}
+  return ModelConfig(architecture, **(parts | PRESETS[architecture]() | sizes | ways | changes))
 
 
 def small(architecture: str = "crate", **changes) -> lm.LM:
-  return lm.LM(dataclasses.replace(SMALL, architecture=architecture, **changes))
+  return lm.LM(config(architecture, **changes))
+
+
+def member(name: str, **changes) -> lm.LM:
+  """A small model of `FAMILY`."""
+  return small(**(FAMILY[name] | changes))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -75,7 +75,21 @@ def test_a_resolved_config_survives_json():
   ("key", "value", "sentence"),
   [
     ("model.heads", 3, r"model\.heads=3 does not divide model\.width=128"),
-    ("model.architecture", "gpt3", r"model\.architecture='gpt3' is not one of: crate, gpt2"),
+    (
+      "model.architecture",
+      "gpt3",
+      r"model\.architecture='gpt3' is not one of: crate, crate_complete, crate_alpha, tost",
+    ),
+    ("model.mixing", "attention", r"model\.mixing='attention' is not one of: mssa, mssa_query"),
+    ("model.features", "glu", r"model\.features='glu' is not one of: ista, mlp, topk, none"),
+    ("model.query_rank", 3, r"query_rank=3 only goes with model\.mixing=\"mssa_query\""),
+    ("model.l1", 0.1, r"model\.l1=0\.1 only goes with model\.features=\"mlp\""),
+    ("model.topk", 5, r"model\.topk=5 only goes with model\.features=\"topk\""),
+    ("model.warm_start", True, r"complete dictionary: model\.overcompleteness=1, not 4"),
+    ("model.decoder", "none", r"the codes the stream.*overcompleteness=1, not 4"),
+    ("model.features", "mlp", r"model\.decoder='tied' contradicts model\.features='mlp'"),
+    ("model.features", "none", r"keeps the stream: model\.decoder=\"none\""),
+    ("model.lam", -1.0, r"model\.lam=-1\.0 not negative"),
     ("model.dtype", "float8", r"model\.dtype='float8'"),
     ("model.remat", "some", r"model\.remat='some'"),
     ("model.context", 1, r"model\.context=1 must be at least 2"),
@@ -105,6 +119,43 @@ def test_a_wrong_value_is_named(key, value, sentence):
   at[name] = value
   with pytest.raises(UserError, match=sentence):
     config_lib.resolve(tree, 257)
+
+
+@pytest.mark.parametrize(
+  ("keys", "sentence"),
+  [
+    ({"architecture": "gpt2", "learned_eta": True}, "learned_eta=True only goes with"),
+    ({"architecture": "gpt2", "nonnegative": False}, "nonnegative=False only goes with"),
+    ({"architecture": "gpt2", "features": "topk"}, r"topk=0 is not from 1 to the 512 neurons"),
+    ({"mixing": "mssa_query", "query_rank": 128}, r"query_rank=128 is not from 0"),
+    ({"learned_lam": True, "lam": 0.0}, r"model\.lam=0 is no place to start from"),
+  ],
+)
+def test_contradictions_are_refused_with_the_reason(keys, sentence):
+  tree = base.get_config("1L").to_dict()
+  tree["model"] |= keys
+  with pytest.raises(UserError, match=sentence):
+    config_lib.resolve(tree, 257)
+
+
+def test_a_part_is_swapped_by_its_key_and_the_others_are_the_presets():
+  tree = base.get_config("1L,gpt2").to_dict()
+  tree["model"]["mixing"] = "mssa"
+  c = config_lib.resolve(tree, 257).model
+  assert (c.mixing, c.features, c.residual, c.bias) == ("mssa", "mlp", True, False)
+
+
+@pytest.mark.parametrize("architecture", ["crate", "gpt2"])
+def test_a_config_of_the_first_release_is_read_as_what_it_was(architecture):
+  now = config_lib.resolve(base.get_config(f"2L,{architecture}"), 50257)
+  old = config_lib.to_dict(now)
+  later = """mixing query_rank bias features residual decoder warm_start nonnegative learned_eta
+  learned_lam l1 topk"""
+  old["model"] = {key: value for key, value in old["model"].items() if key not in later.split()}
+  assert config_lib.from_dict(old) == now
+  del old["model"]["width"]
+  with pytest.raises(UserError, match=r"Config key model\.width is missing"):
+    config_lib.from_dict(old)
 
 
 def test_a_missing_key_is_named():

@@ -1,11 +1,14 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
 
-from crate_jax.model import flops
-from crate_jax.training.step import token_nll
+from crate_jax.model import flops, lm
+from crate_jax.model.presets import PRESETS
+from crate_jax.training.step import objective
 
 
 def dot_flops(jaxpr, times=1):
@@ -26,21 +29,38 @@ def dot_flops(jaxpr, times=1):
   return total
 
 
-@pytest.mark.parametrize("architecture", ["crate", "gpt2"])
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("unroll", [False, True])
-def test_equal_the_dots_of_the_program(architecture, steps, unroll):
-  model = models.small(architecture, ista_steps=steps, overcompleteness=3, unroll=unroll)
+@models.family
+def test_equal_the_dots_of_the_unrolled_program(name):
+  model = models.member(name, unroll=True)
   params, tokens = models.random_params(model), models.tokens(model, length=13)
 
   def loss(params):
-    return jnp.mean(token_nll(model, params, tokens))
+    return objective(model, params, tokens)[0]
 
   count = 2 * model.config.context
   forward = dot_flops(jax.make_jaxpr(loss)(params).jaxpr)
   assert forward == count * flops.forward_flops_per_token(model.config)
   training = dot_flops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
   assert training == count * flops.training_flops_per_token(model.config)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "query", "topk"])
+def test_are_within_two_percent_of_what_xla_counts_at_width_768(name):
+  model = models.member(
+    name, layers=2, width=768, heads=12, context=64, vocab_size=512, unroll=True
+  )
+  params = lm.abstract_params(model)
+  tokens = jax.ShapeDtypeStruct((1, 65), jnp.int32)
+  loss = functools.partial(objective, model)
+  for program, count in [
+    (lambda p, t: loss(p, t)[1], flops.forward_flops_per_token(model.config)),
+    (
+      jax.grad(lambda p, t: loss(p, t)[0], allow_int=True),
+      flops.training_flops_per_token(model.config),
+    ),
+  ]:
+    counted = jax.jit(program).lower(params, tokens).compile().cost_analysis()["flops"]
+    assert counted == pytest.approx(64 * count, rel=0.02)
 
 
 def test_a_block_costs_36_d_squared_in_crate_and_24_in_gpt2():

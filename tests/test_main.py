@@ -16,6 +16,10 @@ from pathlib import Path
 import conftest
 import pytest
 
+import crate_jax
+from crate_jax import Edit
+from crate_jax.training import loop
+
 SMALL = [
   "--config=configs/tiny.py",
   "--config.model.width=16",
@@ -71,6 +75,25 @@ def test_train_evaluate_generate(text, tmp_path):
   generated = command("generate", workdir, "--prompt=the cat", "--length=30", "--temperature=0")
   assert generated.returncode == 0, generated.stderr
   assert generated.stdout.startswith("the cat")
+
+
+def test_generate_holds_neurons(small, tmp_path):
+  loop.train(small, tmp_path / "run")
+  workdir = f"--workdir={tmp_path / 'run'}"
+  held = ["--set=1:5=50", "--set=0:3=-1e1"]
+  steered = command(
+    "generate", workdir, "--prompt=the cat", "--temperature=0", "--length=30", *held
+  )
+  edits = [Edit("A2", 1, 5, add=50.0), Edit("A2", 0, 3, add=-10.0)]
+  run = crate_jax.load(tmp_path / "run")
+  assert steered.stdout == run.generate("the cat", 30, temperature=0, edits=edits) + "\n"
+  assert steered.stdout != run.generate("the cat", 30, temperature=0) + "\n"
+  absent = command("generate", workdir, "--set=7:5=1")
+  assert (absent.returncode, absent.stderr) == (
+    1, "error: There is no A2 in layer 7: they are in layers 0 to 1.\n"
+  )  # fmt: skip
+  garbled = command("generate", workdir, "--set=7:5")
+  assert garbled.returncode == 2 and "is not LAYER:UNIT=VALUE" in garbled.stderr
 
 
 @pytest.mark.parametrize(

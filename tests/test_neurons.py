@@ -1,60 +1,40 @@
-import jax
 import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
-import reference
 
-from crate_jax.model import lm
-
-both = pytest.mark.parametrize("architecture", ["crate", "gpt2"])
+from crate_jax.model import activations, lm
+from crate_jax.training.step import objective, token_nll
 
 
-@both
-def test_recorded_neurons_are_those_of_the_equations(architecture):
-  model = models.small(architecture)
+@pytest.mark.parametrize("name", ["crate", "gpt2", "signed", "topk"])
+def test_gauges_are_of_the_neurons(name):
+  model = models.member(name)
   params, tokens = models.random_params(model), models.tokens(model)
-  logits, seen = model.apply({"params": params}, tokens, mutable=["codes", "gauges"])
-  np.testing.assert_array_equal(logits, model.apply({"params": params}, tokens))
-  want = np.zeros((3, 2, 12, 64))
-  for row in range(2):
-
-    def record(layer, codes, row=row):
-      want[layer, row] = codes
-      return codes
-
-    reference.logits(reference.wide(params), tokens[row], architecture, record)
-  np.testing.assert_allclose(lm.codes(seen), want, rtol=1e-4, atol=1e-5)
-  share = np.mean(want != 0, axis=-1)
-  assert 0.2 < share.mean() < 0.8
-  # A code within rounding of zero may fall on either side: one of 64 at most.
-  np.testing.assert_allclose(lm.nonzero(seen), share, atol=1.01 / 64)
-  np.testing.assert_allclose(lm.nonzero(seen), np.mean(lm.codes(seen) != 0, axis=-1))
+  _, seen = model.apply({"params": params}, tokens, mutable=["gauges", "activations"])
+  neurons = activations.neurons(model.config)
+  codes = seen["activations"]["blocks"]["features"][neurons][0]
+  share = lm.nonzero(seen, tokens)
+  np.testing.assert_allclose(share, np.mean(codes != 0, axis=-1), rtol=1e-6)
+  assert 0.01 < share.mean() < 1
+  if name == "topk":
+    assert np.all(np.sum(codes != 0, axis=-1) <= 5)
 
 
-@both
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_steering_overwrites_neurons_before_they_are_decoded(architecture, remat):
-  model = models.small(architecture, remat=remat)
-  params, tokens = models.random_params(model), models.tokens(model, rows=1)
-  value_LC = np.full((3, 64), np.nan, np.float32)
-  value_LC[1, 5], value_LC[1, 6], value_LC[2, 0] = 3.0, 0.0, 1.5
-  variables = {"params": params, "steering": lm.steering(jnp.asarray(value_LC))}
-
-  def overwrite(layer, codes):
-    return np.where(np.isnan(value_LC[layer]), codes, value_LC[layer])
-
-  want = reference.logits(reference.wide(params), tokens[0], architecture, overwrite)
-  got = jax.jit(lambda variables: model.apply(variables, tokens))(variables)
-  np.testing.assert_allclose(got[0], want, rtol=1e-4, atol=1e-4)
-  plain = model.apply({"params": params}, tokens)
-  assert np.abs(got - plain).max() > 0.1
+def test_without_neurons_there_is_no_gauge():
+  model = models.small("aot")
+  params, tokens = models.random_params(model), models.tokens(model)
+  _, seen = model.apply({"params": params}, tokens, mutable=["gauges"])
+  assert lm.nonzero(seen, tokens).shape == (0, *tokens.shape)
 
 
-def test_training_and_cached_decoding_record_nothing():
-  model = models.small()
-  params = models.random_params(model)
-  tokens = models.tokens(model)
-  _, state = models.cached_logits(model, {"params": params}, tokens, jnp.zeros((2, 12), int))
-  assert set(state) == {"cache"}
-  assert set(models.init(model)) == {"blocks", "norm", "positions", "tokens"}
+def test_the_l1_penalty_is_added_to_the_objective():
+  plain, penalised = models.small("gpt2"), models.small("gpt2", l1=0.25)
+  params, tokens = models.random_params(plain), models.tokens(plain)
+  total, nll = objective(penalised, params, tokens)
+  np.testing.assert_allclose(nll, jnp.mean(token_nll(plain, params, tokens)), rtol=1e-6)
+  _, seen = plain.apply({"params": params}, tokens[:, :-1], mutable=["activations"])
+  sizes = np.asarray(seen["activations"]["blocks"]["features"]["A1"][0], np.float64)
+  want = 0.25 * np.abs(sizes).sum(-1).mean((1, 2)).sum()
+  np.testing.assert_allclose(total - nll, want, rtol=1e-5)
+  assert objective(plain, params, tokens)[0] == objective(plain, params, tokens)[1]

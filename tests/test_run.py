@@ -4,6 +4,7 @@ import pytest
 import reference
 
 import crate_jax
+from crate_jax import Edit
 from crate_jax.errors import UserError
 from crate_jax.training import loop
 
@@ -57,34 +58,46 @@ def test_codes_are_every_layers_neurons(workdir):
   )
 
 
-def test_steering_sets_neurons(workdir):
+def test_edits_set_neurons(workdir):
   run = crate_jax.load(workdir)
   tokens = run.tokenizer.encode("the cat sat")[None]
   codes = np.asarray(run.codes(tokens))
   neuron = int(codes[1, 0].max(0).argmax())
-  same = {(1, n): float(codes[1, 0, 0, n]) for n in range(64)}
+  same = [Edit(run.neurons, 1, n, add=float(codes[1, 0, 0, n])) for n in range(64)]
   np.testing.assert_allclose(
-    run.logits(tokens[:, :1], steering=same), run.logits(tokens[:, :1]), rtol=1e-5, atol=1e-5
+    run.logits(tokens[:, :1], edits=same), run.logits(tokens[:, :1]), rtol=1e-5, atol=1e-5
   )
-  off = run.logits(tokens, steering={(1, neuron): 0.0})
+  off = run.logits(tokens, edits=[Edit("A2", 1, neuron)])
   assert np.abs(off - run.logits(tokens)).max() > 1e-3
   for wrong in ((2, 0), (0, 64), (-1, 0)):
-    with pytest.raises(UserError, match=r"There is no neuron .* 2 layers of 64 neurons"):
-      run.logits(tokens, steering={wrong: 1.0})
+    with pytest.raises(UserError, match=r"There is no (A2 in layer|unit 64 of A2)"):
+      run.logits(tokens, edits=[Edit("A2", *wrong)])
 
 
-def test_a_steered_sample_is_that_of_steered_logits(workdir):
+def test_activations_are_those_that_the_model_went_on_with(workdir):
+  run = crate_jax.load(workdir)
+  tokens = run.tokenizer.encode("the cat sat")[None]
+  edits = [Edit("attention", 0, scale=0.5)]
+  got = run.activations(tokens, ["attention", "A2", "logits"], edits=edits)
+  plain = run.activations(tokens, ["attention", "A2"])
+  np.testing.assert_allclose(got["attention"][0], 0.5 * plain["attention"][0], rtol=1e-5)
+  np.testing.assert_allclose(got["logits"], run.logits(tokens, edits=edits), rtol=1e-5, atol=1e-5)
+  np.testing.assert_array_equal(plain["A2"], run.codes(tokens))
+  with pytest.raises(UserError, match="There is no activation 'A9' in this model: it has stream"):
+    run.activations(tokens, ["A9"])
+
+
+def test_an_edited_sample_is_that_of_edited_logits(workdir):
   run = crate_jax.load(workdir)
   ids = run.tokenizer.encode("the ca")
   plain = np.argmax(run.logits(ids[None])[0, -1])
-  steering = next(  # a neuron of the last layer that decides the next token
-    {(0, 3): 2.0, (1, n): 50.0}
-    for n in range(64)
-    if np.argmax(run.logits(ids[None], steering={(0, 3): 2.0, (1, n): 50.0})[0, -1]) != plain
+  tried = ([Edit("A2", 0, 3, add=2.0), Edit("A2", 1, n, add=50.0)] for n in range(64))
+  edits = next(  # a neuron of the last layer that decides the next token
+    edits for edits in tried if np.argmax(run.logits(ids[None], edits=edits)[0, -1]) != plain
   )
-  sample = run.generate("the ca", 5, temperature=0, steering=steering)
+  sample = run.generate("the ca", 5, temperature=0, edits=edits)
   for _ in range(5):
-    best = int(np.argmax(run.logits(ids[None], steering=steering)[0, -1]))
+    best = int(np.argmax(run.logits(ids[None], edits=edits)[0, -1]))
     ids = np.append(ids, best)
   assert sample == run.tokenizer.decode(ids) != run.generate("the ca", 5, temperature=0)
 

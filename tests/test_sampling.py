@@ -6,12 +6,10 @@ import pytest
 
 from crate_jax.model import sampling
 
-both = pytest.mark.parametrize("architecture", ["crate", "gpt2"])
 
-
-@both
-def test_cached_logits_equal_uncached(architecture):
-  model = models.small(architecture)
+@models.family
+def test_cached_logits_equal_uncached(name):
+  model = models.member(name)
   params, tokens = models.random_params(model), models.tokens(model)
   want = models.logits(model, params, tokens)
   positions = jnp.broadcast_to(jnp.arange(5), (2, 5))
@@ -24,9 +22,11 @@ def test_cached_logits_equal_uncached(architecture):
     np.testing.assert_allclose(logits[:, 0], want[:, t], atol=1e-5)
 
 
-@pytest.mark.parametrize(("architecture", "tensors"), [("crate", 1), ("gpt2", 2)])
-def test_the_cache_holds_one_tensor_a_layer_in_crate(architecture, tensors):
-  model = models.small(architecture)
+@pytest.mark.parametrize(
+  ("name", "tensors"), [("crate", 1), ("query", 1), ("low_rank_query", 1), ("tost", 1), ("gpt2", 2)]
+)
+def test_the_cache_holds_one_tensor_a_layer_unless_key_and_value_differ(name, tensors):
+  model = models.member(name)
   params = models.random_params(model)
   _, state = models.cached_logits(
     model, {"params": params}, models.tokens(model), jnp.zeros((2, 12), int)
@@ -48,7 +48,7 @@ def greedy(model, params, prompt, length):
   return tokens
 
 
-@both
+@pytest.mark.parametrize("architecture", ["crate", "tost", "gpt2"])
 def test_greedy_samples_are_those_of_whole_forward_passes(architecture):
   model = models.small(architecture)
   params = models.random_params(model)

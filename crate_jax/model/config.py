@@ -127,7 +127,7 @@ class ModelConfig:
 
   @property
   def codes(self) -> int:
-    """Neurons per layer: dictionary atoms (ISTA) or hidden units (MLP); 0 without a feature step."""
+    """Neurons per layer: dictionary atoms (ISTA), hidden units (MLP), or none."""
     return 0 if self.features == "none" else self.overcompleteness * self.width
 
   @property

@@ -112,7 +112,7 @@ class ISTA(nn.Module):
 
 
 def step_sizes(params: Any, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-  """eta and lambda of every layer, (L,) each, fixed or learned, from `params["blocks"]["features"]`."""
+  """eta and lambda of every layer, (L,) each, fixed or learned; of the stacked feature steps."""
   ones_L = jnp.ones(config.layers)
   eta_L = jnp.exp(params["log_eta"]) if config.learned_eta else config.eta * ones_L
   lam_L = jnp.exp(params["log_lam"]) if config.learned_lam else config.lam * ones_L

@@ -11,7 +11,7 @@ from crate_jax.model.parameter import parameter
 
 
 class MultiHeadAttention(nn.Module):
-  """Causal attention with separate query, key and value (Radford et al. 2019), without biases there.
+  """Causal attention with separate query, key and value (Radford et al. 2019); no biases in these.
 
   Its values are the activation "u": the value projection stands where CRATE has its subspaces.
   """
