@@ -43,7 +43,8 @@ class Layer:
       tokens, at the codes that ISTA starts from (zeros, or z with warm_start) and after each step.
     eta: ISTA's step size.
     lam: its lambda.
-    eta_sigma2: eta * sigma_max(D)^2; a step lowers the objective for certain up to 1.
+    eta_sigma2: eta * sigma_max(D)^2; a step lowers the objective for certain up to 1, except from z
+      where z is negative and codes may not be.
     nonzero: share of the neurons that are not zero, mean over tokens.
     dead: share of the neurons that are zero at every token measured.
     leaving: share of the block's output, in squared length, that is orthogonal to the stream x that

@@ -14,20 +14,21 @@ for each checkpoint.
     --data=book.txt --tokens=65536
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from crate_jax import cli
-from crate_jax.errors import UserError
 
 if TYPE_CHECKING:
   import numpy as np
 
   from crate_jax.interpret.gauges import Layer
+  from crate_jax.interpret.whitebox_report import Measured
   from crate_jax.run import Run
 
 WINDOWS = 32  # of text, unless --tokens says otherwise
@@ -42,76 +43,43 @@ TOKENS = flags.DEFINE_integer(
 
 def main() -> None:
   """Measures, prints, and writes the three files."""
-  from crate_jax.interpret import (
-    whitebox_report,
-  )  # not before: --help and wrong flags answer at once
+  from crate_jax.interpret import text, whitebox_report  # not before: --help answers at once
+  from crate_jax.run import load
   from crate_jax.training import report
   from crate_jax.training import workdir as files
 
-  start, out = time.monotonic(), Path(OUT.value).expanduser()
-  workdirs = [Path(name).expanduser() for name in WORKDIR.value.split(",") if name]
-  chosen = [_choose(workdir) for workdir in workdirs]  # what is wrong with one is said at once
+  start, out, chosen = time.monotonic(), Path(OUT.value).expanduser(), []
+  for name in WORKDIR.value.split(","):  # what is wrong with any of them is said at once
+    run = load(name)
+    tokens = TOKENS.value or WINDOWS * run.config.model.context
+    chosen.append((name, run, *text.windows(run, name, DATA.value, tokens)))
   out.mkdir(parents=True, exist_ok=True)
   print(whitebox_report.aligned(whitebox_report.COLUMNS))
-  runs = []
-  for workdir, (run, windows_NT, text) in zip(workdirs, chosen, strict=True):
-    print(f"{workdir}: {whitebox_report.caption(run.config.model, len(windows_NT))}", flush=True)
-    states = []
-    for step, layers in _states(workdir, run, windows_NT):
-      states.append((step, layers))
-      print(whitebox_report.aligned(whitebox_report.summary_cells(step, layers)), flush=True)
-    runs.append(whitebox_report.Measured(str(workdir), run.config, len(windows_NT), text, states))
-  facts: dict[str, Any] = {
+  measured = [_measured(*choice) for choice in chosen]
+  facts = {
+    "command": " ".join(["python -m crate_jax.interpret.whitebox", *sys.argv[1:]]),
     "seconds": time.monotonic() - start,
-    "tokens_asked": TOKENS.value,
     **report.environment(),
   }
-  written = {"runs": [whitebox_report.as_dict(run) for run in runs], **facts}
+  written = {"runs": [whitebox_report.as_dict(run) for run in measured], **facts}
   files.write_json(out / "whitebox.json", report.finite(written))
-  (out / "whitebox.md").write_text(whitebox_report.markdown(runs, facts))
-  whitebox_report.draw(out / "whitebox.png", runs)
+  (out / "whitebox.md").write_text(whitebox_report.markdown(measured, facts))
+  whitebox_report.draw(out / "whitebox.png", measured)
   print(f"written to {out}: whitebox.json, whitebox.md (every layer), whitebox.png")
 
 
-def _choose(workdir: Path) -> "tuple[Run, np.ndarray, dict[str, str]]":
-  """A run at its newest checkpoint, the windows to measure it on, and whose text they are."""
-  from crate_jax.run import load
+def _measured(
+  name: str, run: "Run", windows_NT: "np.ndarray", source: str, sha256: str
+) -> "Measured":
+  """Measures a run in every state, and prints a line for each."""
+  from crate_jax.interpret import whitebox_report
 
-  run = load(workdir)
-  context = run.config.model.context
-  if TOKENS.value and TOKENS.value < context:
-    raise UserError(
-      f"--tokens={TOKENS.value} is less than one window of the context of {workdir}, {context} "
-      "tokens."
-    )
-  tokens, text = _text(run, workdir)
-  count = min((TOKENS.value or WINDOWS * context) // context, len(tokens) // context)
-  if not count:
-    raise UserError(
-      f"{text['text']} holds {len(tokens)} tokens, less than one window of the context of "
-      f"{workdir}, {context} tokens: name a longer text with --data."
-    )
-  return run, tokens[: count * context].reshape(count, context), text
-
-
-def _text(run: "Run", workdir: Path) -> "tuple[np.ndarray, dict[str, str]]":
-  """The text's tokens, and what text it is."""
-  from crate_jax.data import sources
-
-  data, name = run.config.data, f"The validation text of {workdir}"
-  if DATA.value:
-    documents, whole = sources.read_documents(DATA.value, "--data"), True
-    name = f"--data={DATA.value}"
-  else:
-    split = sources.read_split(data.train, data.validation, data.validation_fraction)
-    documents, whole = split.validation, split.whole
-    if sources.digest(documents) != run.data["validation_sha256"]:
-      raise UserError(
-        f"data.train={data.train!r} no longer holds the validation text of the run in {workdir} "
-        f"({run.data['text']}): name a text with --data."
-      )
-  tokens = run.tokenizer.encode_documents(documents, end=whole)
-  return tokens, {"text": name, "text_sha256": sources.digest(documents)}
+  print(f"{name}: {whitebox_report.caption(run.config.model, len(windows_NT))}", flush=True)
+  states = []
+  for step, layers in _states(Path(name).expanduser(), run, windows_NT):
+    states.append((step, layers))
+    print(whitebox_report.aligned(whitebox_report.summary_cells(step, layers)), flush=True)
+  return whitebox_report.Measured(name, run.config, len(windows_NT), source, sha256, states)
 
 
 def _states(

@@ -38,7 +38,8 @@ of the windows in which it does.
 
 Objective: 1/2 ||z - a D||^2 + lambda ||a||_1 of ISTA with z = LN2(x + mixing), mean over tokens,
 at the codes it starts from and after each step. Descend: the layers in which every step lowers it.
-It does for certain up to eta sigma^2 = eta sigma_max(D)^2 = 1; over layers the largest is given.
+It does for certain up to eta sigma^2 = eta sigma_max(D)^2 = 1 (over layers the largest is given),
+unless it starts from z (warm_start) and z has signs that the codes may not have.
 
 Non-zero: share of the neurons that are not zero, mean over tokens. Dead: share of the neurons that
 are zero at every token measured. Leaving: share of the block's output, in squared length, that is
@@ -49,12 +50,22 @@ fresh init from the run's seed. A dash: the network has no such part.
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """A run, the text it was measured on, and every state in order: (step, layers), step 0 first."""
+  """A run, the text it was measured on, and every state in order.
+
+  Attributes:
+    workdir: the run's folder, as it was typed.
+    config: its config.
+    windows: how many windows of its context were measured.
+    text: what text that was.
+    text_sha256: of all its documents.
+    states: steps and their layers; first step 0, the fresh init.
+  """
 
   workdir: str
   config: Config
   windows: int
-  text: dict[str, str]
+  text: str
+  text_sha256: str
   states: list[tuple[int, list[Layer]]]
 
   @property
@@ -119,7 +130,8 @@ def as_dict(run: Measured) -> dict[str, Any]:
     "m": run.config.model.context,
     "p": run.config.model.head_width,
     "eps2": EPSILON2,
-    **run.text,
+    "text": run.text,
+    "text_sha256": run.text_sha256,
     "states": [
       {
         "step": step,
@@ -138,13 +150,17 @@ def markdown(runs: Sequence[Measured], facts: dict[str, Any]) -> str:
   for run in runs:
     parts += [f"## {run.workdir}: {run.config.model.architecture}", ""]
     parts += [f"{caption(run.config.model, run.windows)}.", ""]
-    parts += [f"{run.text['text']}, sha256 {run.text['text_sha256'][:12]}.", ""]
+    parts += [f"Text: {run.text}, sha256 {run.text_sha256[:12]}.", ""]
     parts += _table(COLUMNS, [summary_cells(step, layers) for step, layers in run.states])
     parts += ["", *_layers_table(run), ""]
   parts += [NOTES]
   parts += [
     f"Measured in {facts['seconds']:.0f} s on {facts['device']}, Python {facts['python']}, "
-    f"jax {facts['jax']}, flax {facts['flax']}, commit {facts['commit']}.",
+    f"jax {facts['jax']}, flax {facts['flax']}, commit {facts['commit']}:",
+    "",
+    "```",
+    facts["command"],
+    "```",
     "",
   ]
   return "\n".join(parts)
@@ -203,76 +219,71 @@ def _share(value: float | None) -> str:
 def draw(path: Path, runs: Sequence[Measured]) -> None:
   """Writes a PNG: a row for each run, whose four panels say what they show.
 
-  Shares have axes from 0 to 1; the other axes depend on m, p and the width.
+  Over layers, dashed lines are the fresh init and solid ones the newest checkpoint.
   """
-  figure = Figure(figsize=(16, 3.6 * len(runs)), layout="constrained")
+  figure = Figure(figsize=(16, 3.8 * len(runs)), layout="constrained")
   grid = figure.subplots(len(runs), 4, squeeze=False)
   for row, run in zip(grid, runs, strict=True):
-    _draw_rates(row[0], run)
-    _draw_objective(row[1], run)
-    _draw_nonzero(row[2], run)
-    _draw_checkpoints(row[3], run)
-    for axes in row:
+    for axes, panel in zip(row, (_rates, _objectives, _neurons, _training), strict=True):
+      panel(axes, run)
       axes.spines[["top", "right"]].set_visible(False)
       if axes.lines:
         axes.legend(frameon=False, fontsize="small")
+      else:
+        axes.set_axis_off()
   temporary = path.with_name(f".{path.name}")
   figure.savefig(temporary, dpi=120, format="png")
   temporary.replace(path)
 
 
-def _ends(run: Measured) -> list[tuple[str, str, list[Layer]]]:
-  """The fresh init and the newest checkpoint: name, line style, layers."""
-  step, layers = run.states[-1]
-  return [("init", "--", run.states[0][1]), (f"step {step:,}", "-", layers)]
+def _rates(axes: Axes, run: Measured) -> None:
+  m, p = run.config.model.context, run.config.model.head_width
+  title = f"{Path(run.workdir).name}: R^c in nats, m = {m}, p = {p}"
+  for when, color in (("before", "C0"), ("after", "C1")):
+    values = [[getattr(x, f"Rc_{when}").mean for x in layers] for _, layers in run.states]
+    spread = [[getattr(x, f"Rc_{when}").std for x in layers] for _, layers in run.states]
+    _over_layers(axes, title, f"{when} mixing", color, values, spread)
 
 
-def _draw_rates(axes: Axes, run: Measured) -> None:
-  model = run.config.model
-  for name, style, layers in _ends(run):
-    for when, color in (("before", "C0"), ("after", "C1")):
-      rates = [getattr(layer, f"Rc_{when}") for layer in layers]
-      axes.errorbar(
-        range(len(layers)),
-        [rate.mean for rate in rates],
-        yerr=[rate.std for rate in rates],
-        label=f"{when} mixing, {name}",
-        color=color,
-        linestyle=style,
-        marker="o",
-        markersize=3,
-      )
-  _label(
-    axes,
-    f"{Path(run.workdir).name}: {model.architecture}, R^c at m = {model.context}, "
-    f"p = {model.head_width}",
-    "nats",
-    model.layers,
-  )
+def _objectives(axes: Axes, run: Measured) -> None:
+  found = [[x.objective for x in layers if x.objective] for _, layers in run.states]
+  axes.set_title("ISTA's objective" if found[0] else "no ISTA, no objective")
+  for t in range(len(found[0][0]) if found[0] else 0):
+    values = [[steps[t] for steps in layers] for layers in found]
+    _over_layers(axes, axes.get_title(), f"A{t}", f"C{t}", values)
 
 
-def _draw_objective(axes: Axes, run: Measured) -> None:
-  for name, style, layers in _ends(run):
-    objectives = [layer.objective for layer in layers if layer.objective is not None]
-    for step, values in enumerate(zip(*objectives, strict=True)):
-      axes.plot(values, style, color=f"C{step}", marker="o", markersize=3, label=f"A{step}, {name}")
-  title = "ISTA's objective at A0 and after each step"
-  _label(axes, title if axes.lines else "no ISTA, no objective", "", run.config.model.layers)
-
-
-def _draw_nonzero(axes: Axes, run: Measured) -> None:
-  for name, style, layers in _ends(run):
-    if layers[0].nonzero is not None:
-      values = [layer.nonzero or 0 for layer in layers]
-      axes.plot(values, style, color="C2", marker="o", markersize=3, label=f"non-zero, {name}")
-      values = [layer.dead or 0 for layer in layers]
-      axes.plot(values, style, color="0.6", marker="o", markersize=3, label=f"dead, {name}")
-  title = f"non-zero neurons; dead on {run.tokens:,} tokens" if axes.lines else "no neurons"
-  _label(axes, title, "share", run.config.model.layers)
+def _neurons(axes: Axes, run: Measured) -> None:
+  axes.set_title("no neurons")
+  for name, label, color in (
+    ("nonzero", "non-zero", "C2"),
+    ("dead", f"dead on {run.tokens:,} tokens", "0.6"),
+  ):
+    values = [[getattr(x, name) for x in layers] for _, layers in run.states]
+    if values[0][0] is not None:
+      _over_layers(axes, "share of the neurons", label, color, values)
   axes.set_ylim(-0.02, 1.02)
 
 
-def _draw_checkpoints(axes: Axes, run: Measured) -> None:
+def _over_layers(
+  axes: Axes,
+  title: str,
+  label: str,
+  color: str,
+  values: Sequence[Sequence[float]],
+  spread: Sequence[Sequence[float]] | None = None,
+) -> None:
+  """Lines over layers: of the first state dashed, of the last solid, with bars of `spread`."""
+  layers = range(len(values[0]))
+  style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 3}
+  for i, line in ((0, "--"), (-1, "-")):
+    name = label if i else None
+    bars = spread[i] if spread else None
+    axes.errorbar(layers, values[i], bars, linestyle=line, label=name, **style)
+  axes.set(title=title, xlabel="layer (dashed: fresh init)", xticks=layers)
+
+
+def _training(axes: Axes, run: Measured) -> None:
   steps = [step for step, _ in run.states]
   rows = [summary(layers) for _, layers in run.states]
   for name, label, color in (
@@ -285,10 +296,4 @@ def _draw_checkpoints(axes: Axes, run: Measured) -> None:
       of = run.config.model.layers if name in ("compress", "descend") else 1
       values = [(row[name] or 0) / of for row in rows]
       axes.plot(steps, values, color=color, marker="o", markersize=3, label=label)
-  axes.set(title="over training", xlabel="step", ylabel="share")
-  axes.set_ylim(-0.02, 1.02)
-
-
-def _label(axes: Axes, title: str, unit: str, layers: int) -> None:
-  axes.set(title=title, xlabel="layer", ylabel=unit)
-  axes.set_xticks(range(layers))
+  axes.set(title="shares over training", xlabel="step", ylim=(-0.02, 1.02))

@@ -96,7 +96,8 @@ def collection(config: ModelConfig, edits: Sequence[Edit]) -> dict[str, Any]:
   Raises:
     UserError: there is no such activation, layer or unit.
   """
-  known, changed = widths(config), {}
+  known = widths(config)
+  changed: dict[str, tuple[np.ndarray, np.ndarray]] = {}
   for edit in edits:
     name = edit.activation
     if name not in known:
@@ -151,4 +152,4 @@ def _inside(tree: dict[str, Any], name: str) -> dict[str, Any]:
   """The part of a collection's tree in which a block's activation stands."""
   part = tree.setdefault("blocks", {})
   inner = "mixing" if name == "u" else "features" if name[1:].isdigit() else None
-  return part.setdefault(inner, {}) if inner else part  # type: ignore[no-any-return]
+  return part.setdefault(inner, {}) if inner else part

@@ -43,6 +43,13 @@ class Checkpoints:
     with _interrupt_held_back():
       self._manager.save(int(state.step), args=args)
 
+  def save_params(self, step: int, params: Any, meta: dict[str, Any]) -> None:
+    """Saves parameters that have no optimizer state, because they were trained elsewhere."""
+    args = ocp.args.Composite(
+      params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave({"step": step, **meta})
+    )
+    self._manager.save(step, args=args)
+
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a step, with the shapes, types and shardings of `like`."""
     items = self._manager.restore(
