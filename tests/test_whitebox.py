@@ -173,7 +173,7 @@ def train(folder, architecture, steps=None):
 def command(*flags):
   return subprocess.run(
     [sys.executable, "-m", "crate_jax.interpret.whitebox", *map(str, flags)],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=100,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=250,
   )  # fmt: skip
 
 
@@ -182,6 +182,7 @@ def crate(tmp_path_factory):
   return train(tmp_path_factory.mktemp("runs"), "crate")
 
 
+@pytest.mark.timeout(300)  # trains, and starts a process
 def test_command_on_a_trained_run_with_gpt2_beside(crate, tmp_path):
   gpt2 = train(crate.parent, "gpt2")
   done = command(f"--workdir={crate},{gpt2}", f"--out={tmp_path / 'new' / 'out'}", "--tokens=70")
@@ -216,8 +217,9 @@ def test_command_on_a_trained_run_with_gpt2_beside(crate, tmp_path):
   assert f"{last['Rc_before']['mean']:.1f} ± {last['Rc_before']['std']:.1f} > " in table
 
 
+@pytest.mark.timeout(300)  # trains, and starts a process
 def test_command_on_the_other_presets(tmp_path):
-  names = [name for name in PRESETS if name not in ("crate", "gpt2")]
+  names = ["crate_complete", "aot"]  # a warm start, and no neurons at all
   workdirs = [train(tmp_path, name, steps=1) for name in names]
   other = tmp_path / "other.txt"
   other.write_text("a text of its own, " * 10)
@@ -229,7 +231,7 @@ def test_command_on_the_other_presets(tmp_path):
   assert {run["tokens"] for run in runs} == {176}  # of 190, in windows of 16
   for run in runs:
     first = run["states"][0]["layers"][0]
-    assert (first["objective"] is None) == (run["architecture"] in ("tost", "aot"))
+    assert (first["objective"] is None) == (run["architecture"] == "aot")
     assert (first["nonzero"] is None) == (run["architecture"] == "aot")
   line = next(x for x in done.stdout.splitlines() if x.endswith("%") and "- " in x)
   assert line.split()[0] == "0"
