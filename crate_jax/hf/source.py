@@ -190,9 +190,7 @@ def _read_safetensors(path: Path) -> _Tensors:
   try:
     from safetensors import SafetensorError, safe_open
   except ImportError as error:
-    raise UserError(
-      f"{path}: reading it needs safetensors: pip install 'crate_jax[hf]'."
-    ) from error
+    raise UserError(f"{path}: reading it needs safetensors, which setup.cfg lists.") from error
   if not path.is_file():
     raise UserError(
       f"{path} is missing; a model that was saved in several files must be saved in one."
