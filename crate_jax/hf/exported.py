@@ -42,7 +42,7 @@ def _save_file() -> Any:
     from safetensors.numpy import save_file
   except ImportError as error:
     raise UserError(
-      "Exporting needs the package safetensors: pip install 'crate_jax[hf]'."
+      "Exporting needs the package safetensors: pip install safetensors."
     ) from error
   return save_file
 
