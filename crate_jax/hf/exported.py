@@ -41,9 +41,7 @@ def _save_file() -> Any:
   try:
     from safetensors.numpy import save_file
   except ImportError as error:
-    raise UserError(
-      "Exporting needs the package safetensors: pip install safetensors."
-    ) from error
+    raise UserError("Exporting needs the package safetensors: pip install safetensors.") from error
   return save_file
 
 
