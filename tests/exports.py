@@ -1,7 +1,10 @@
 """Runs to export that were not trained: small models with weights away from the init."""
 
-import contextlib
+import atexit
 import dataclasses
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import conftest
@@ -11,21 +14,16 @@ import models
 import numpy as np
 
 from crate_jax import config as config_lib
-from crate_jax.data import tokenizer
+from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.model import lm
 from crate_jax.run import Run
 
-
-def offline(patch, folder: Path) -> None:
-  """Keeps Hugging Face's libraries from the network and in a folder of the test's."""
-  for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-    patch.setenv(name, "1")
-  patch.setenv("HF_HOME", str(folder))
-  patch.setenv("HF_MODULES_CACHE", str(folder / "modules"))
-  with contextlib.suppress(ImportError):  # imported before, it does not look there again
-    from transformers import dynamic_module_utils
-
-    patch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(folder / "modules"))
+# Before transformers is imported: no network, and nothing outside a folder of this process, in
+# which it keeps the code of the models that it loads.
+_HOME = tempfile.mkdtemp(prefix="crate_jax-hf-")
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+os.environ |= {"HF_HOME": _HOME, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+os.environ |= {"HF_MODULES_CACHE": f"{_HOME}/modules", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def random_params(model: lm.LM, std: float = 0.1, seed: int = 0) -> lm.Params:
@@ -40,11 +38,11 @@ def random_params(model: lm.LM, std: float = 0.1, seed: int = 0) -> lm.Params:
   return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
-def run(name: str = "crate", std: float = 0.1, **changes) -> Run:
-  """A model of `models.FAMILY` on bytes, as if it had been trained 7 steps."""
+def run(name="crate", std=0.1, tokenizer="bytes", documents=(), **changes) -> Run:
+  """A model of `models.FAMILY`, on bytes if not said otherwise, as if trained 7 steps."""
   model = models.member(name, **({"vocab_size": 260, "layers": 2} | changes))
   config = config_lib.resolve(conftest.small_config("text.txt"), model.config.vocab_size)
   config = dataclasses.replace(config, model=model.config)
-  known = tokenizer.make_tokenizer("bytes", [], [], 257, None)
+  known = make_tokenizer(tokenizer, documents, [], 300, Path(_HOME))
   facts = {"text": "a text", "tokenizer_sha256": known.digest()}
   return Run(model, random_params(model, std), known, config, 7, facts)

@@ -356,4 +356,4 @@ def test_the_command_says_what_it_did_and_what_it_cannot(tmp_path, tokenizer):
   assert (code, said) == (1, "error: --workdir=loaded is not empty: name a folder that is not "
                              "there yet.\n")  # fmt: skip
   code, said = command("evaluate", "--workdir=loaded")
-  assert code == 1 and "there is no such file or folder" in said
+  assert code == 1 and "'unknown, loaded from " in said and "no such file or folder" in said

@@ -11,6 +11,7 @@ from crate_jax.model import sampling
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("safetensors")
+torch.set_num_threads(1)  # small products: threads would only wait for each other
 
 MIXINGS = pytest.mark.parametrize("name", ["crate", "gpt2", "tost", "low_rank_query"])
 
@@ -20,14 +21,6 @@ def read(folder):
   from transformers import AutoModelForCausalLM
 
   return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory):
-  with pytest.MonkeyPatch.context() as patch:
-    exports.offline(patch, tmp_path_factory.mktemp("hf_home"))
-    torch.set_num_threads(1)  # small products: threads only wait for each other
-    yield
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """`interpret.whitebox` and what it is made of, against plain NumPy in float64."""
 
+import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import conftest
 import jax
@@ -14,9 +14,12 @@ import pytest
 import reference
 
 import crate_jax
+from crate_jax import config as config_lib
+from crate_jax.data import pipeline
 from crate_jax.errors import UserError
-from crate_jax.interpret import gauges, text
+from crate_jax.interpret import gauges, text, whitebox_report
 from crate_jax.model.presets import PRESETS
+from crate_jax.run import Run
 from crate_jax.training import loop, program
 
 EPS2 = 0.01
@@ -37,22 +40,20 @@ def rates(x, p, c):
 
 
 def objectives(z, seen, p, c):
+  """Of every step, mean over tokens, from where it starts."""
   lam = np.exp(p["log_lam"]) if "log_lam" in p else c.lam
   start = z if c.warm_start else np.zeros((len(z), c.codes))
   steps = [start] + [seen[f"A{t}"] for t in range(1, c.ista_steps + 1)]
-  return [
-    np.mean(
-      [
-        ((y - a @ p["dictionary"]) ** 2).sum() / 2 + lam * abs(a).sum()
-        for y, a in zip(z, A, strict=True)
-      ]
-    )
-    for A in steps
-  ]
+
+  def objective(codes):
+    rest = z - codes @ p["dictionary"]
+    return np.mean([r @ r / 2 + lam * np.abs(a).sum() for r, a in zip(rest, codes, strict=True)])
+
+  return [objective(codes) for codes in steps]
 
 
 def expected(params, windows, c):
-  """What `gauges.measure` should find, by layer: lists over windows, and codes of all tokens."""
+  """What `gauges.measure` should find: for each layer lists over windows."""
   params = reference.wide(params)
   layers = [
     {"R": [], "Rc": [], "objective": [], "leaving": [], "codes": []} for _ in range(c.layers)
@@ -111,19 +112,14 @@ def check(got, want, params, layer, c):
   np.testing.assert_allclose(got["eta_sigma2"], eta * sigma**2, rtol=1e-5)
 
 
-def as_json(layers):
-  return [gauges.dataclasses.asdict(layer) for layer in layers]
-
-
-@pytest.mark.parametrize("name", [*PRESETS, "learned", "signed", "warm", "topk", "low_rank_query"])
+@pytest.mark.parametrize("name", [*PRESETS, "learned", "signed", "topk"])
 def test_gauges_are_what_they_are_said_to_be(name):
   model = models.member(name)
   params, windows = models.random_params(model), models.tokens(model, rows=4)
-  got = as_json(gauges.measure(model, params, windows))
-  want = expected(params, windows, model.config)
-  assert len(got) == len(want) == 3
+  layers, want = gauges.measure(model, params, windows), expected(params, windows, model.config)
+  assert len(layers) == len(want) == 3
   for layer in range(3):
-    check(got[layer], want[layer], params, layer, model.config)
+    check(dataclasses.asdict(layers[layer]), want[layer], params, layer, model.config)
 
 
 @pytest.mark.parametrize(("name", "part"), [("crate", "dictionary"), ("gpt2", "encoder")])
@@ -131,12 +127,12 @@ def test_dead_neurons_are_those_that_no_token_needs(name, part):
   model = models.small(name)
   params, windows = models.random_params(model), models.tokens(model, rows=10)
   before = [layer.dead for layer in gauges.measure(model, params, windows)]
-  assert before[1] == 0
   weights = params["blocks"]["features"][part]
   where = (1, slice(0, 16)) if name == "crate" else (1, slice(None), slice(0, 16))
   params["blocks"]["features"][part] = weights.at[where].set(0)  # of 64, in the second layer
   dead = [layer.dead for layer in gauges.measure(model, params, windows)]
-  assert dead[1] == 0.25 and dead[0] == before[0]
+  assert before[1] == 0 and dead[1] == 0.25
+  assert before[0] == dead[0]
 
 
 def test_what_leaves_the_stream():
@@ -177,14 +173,9 @@ def command(*flags):
   )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def crate(tmp_path_factory):
-  return train(tmp_path_factory.mktemp("runs"), "crate")
-
-
 @pytest.mark.timeout(300)  # trains, and starts a process
-def test_command_on_a_trained_run_with_gpt2_beside(crate, tmp_path):
-  gpt2 = train(crate.parent, "gpt2")
+def test_command_on_a_trained_run_with_gpt2_beside(tmp_path):
+  crate, gpt2 = train(tmp_path, "crate"), train(tmp_path, "gpt2")
   done = command(f"--workdir={crate},{gpt2}", f"--out={tmp_path / 'new' / 'out'}", "--tokens=70")
   assert done.returncode == 0, done.stderr
   assert done.stderr == ""
@@ -218,8 +209,9 @@ def test_command_on_a_trained_run_with_gpt2_beside(crate, tmp_path):
 
 
 @pytest.mark.timeout(300)  # trains, and starts a process
+@pytest.mark.slow
 def test_command_on_the_other_presets(tmp_path):
-  names = ["crate_complete", "aot"]  # a warm start, and no neurons at all
+  names = [name for name in PRESETS if name not in ("crate", "gpt2")]
   workdirs = [train(tmp_path, name, steps=1) for name in names]
   other = tmp_path / "other.txt"
   other.write_text("a text of its own, " * 10)
@@ -231,50 +223,82 @@ def test_command_on_the_other_presets(tmp_path):
   assert {run["tokens"] for run in runs} == {176}  # of 190, in windows of 16
   for run in runs:
     first = run["states"][0]["layers"][0]
-    assert (first["objective"] is None) == (run["architecture"] == "aot")
+    assert (first["objective"] is None) == (run["architecture"] in ("tost", "aot"))
     assert (first["nonzero"] is None) == (run["architecture"] == "aot")
-  line = next(x for x in done.stdout.splitlines() if x.endswith("%") and "- " in x)
-  assert line.split()[0] == "0"
 
 
-def test_the_windows_of_a_text(crate, tmp_path):
-  run, file = crate_jax.load(crate), tmp_path / "own.txt"
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_its_line_its_tables_and_its_picture(name, small, tmp_path):
+  """Also of numbers that are not finite."""
+  config = dataclasses.replace(
+    config_lib.resolve(small, vocab_size=257), model=models.config(name, layers=1)
+  )
+  c, nan = config.model, gauges.Spread(float("nan"), 0.0)
+  ista, neurons = c.features == "ista", c.features != "none"
+  layer = gauges.Layer(
+    *(gauges.Spread(3.04, 0.5), nan, gauges.Spread(5.0, 0.25), gauges.Spread(4.0, 0.125)),
+    compressed_windows=0.75,
+    objective=[3.0, 2.0, 1.0][: c.ista_steps + 1] if ista else None,
+    **dict.fromkeys(("eta", "lam", "eta_sigma2"), 0.5 if ista else None),
+    **dict.fromkeys(("nonzero", "dead"), 0.125 if neurons else None),
+    leaving=float("nan"),
+  )
+  run = whitebox_report.Measured("RUN", config, 4, "TEXT", "0123", [(0, [layer]), (1200, [layer])])
+  line = whitebox_report.aligned(whitebox_report.summary_cells(1200, [layer])).split()
+  neuron, descend = ["12.5%"] * 2 if neurons else ["-"] * 2, ["1", "of", "1"] if ista else ["-"]
+  sigma = "0.50" if ista else "-"
+  assert line == ["1,200", "1", "of", "1", *descend, "5.0", ">", "4.0", *neuron, sigma, "nan%"]
+  facts = dict.fromkeys(("command", "device", "python", "jax", "flax", "commit"), "x")
+  table = whitebox_report.markdown([run], {**facts, "seconds": 1.0})
+  assert "3.0 ± 0.5 > nan ± 0.0 | 5.0 ± 0.2 > 4.0 ± 0.1 | yes (75%) | " in table
+  assert "4 windows of m = 12, p = 8, eps^2 = 0.01" in table and "TEXT, sha256 0123." in table
+  whitebox_report.draw(tmp_path / "whitebox.png", [run, run])
+  assert (tmp_path / "whitebox.png").stat().st_size > 10_000
+  assert json.dumps(whitebox_report.as_dict(run))
+
+
+@pytest.fixture
+def untrained(small):
+  """A run as far as its text goes."""
+  corpus = pipeline.load_corpus(
+    train=small.data.train, validation="", validation_fraction=0.1, tokenizer="bytes",
+    bpe_vocab_size=0, cache=None,
+  )  # fmt: skip
+  config = config_lib.resolve(small, corpus.tokenizer.vocab_size)
+  return Run(None, {}, corpus.tokenizer, config, 0, corpus.facts)
+
+
+def test_the_windows_of_a_text(untrained, tmp_path):
+  run, file = untrained, tmp_path / "own.txt"
   file.write_text("".join(chr(97 + i % 26) for i in range(40)))
   windows, name, _ = text.windows(run, "RUN", str(file), 1000)
   assert windows.shape == (2, 16) and name == f"--data={file}"
   np.testing.assert_array_equal(windows.ravel(), run.tokenizer.encode(file.read_text())[:32])
   assert text.windows(run, "RUN", str(file), 31)[0].shape == (1, 16)
+  windows, name, digest = text.windows(run, "RUN", "", 64)
+  assert windows.shape == (4, 16) and name == "the validation text of RUN"
+  assert digest == run.data["validation_sha256"]
 
 
-def test_errors_say_what_is_wrong(crate, tmp_path):
-  run, short = crate_jax.load(crate), tmp_path / "short.txt"
+def test_errors_say_what_is_wrong(untrained, tmp_path):
+  run, short = untrained, tmp_path / "short.txt"
   short.write_text("too short")
-  with pytest.raises(
-    UserError, match=r"short\.txt holds 10 tokens, less than one window .* RUN, 16"
-  ):
+  with pytest.raises(UserError, match=r"short\.txt holds 10 tokens, less than one window"):
     text.windows(run, "RUN", str(short), 1000)
   with pytest.raises(UserError, match="--tokens=15 is less than one window of the context of RUN"):
     text.windows(run, "RUN", str(short), 15)
-  changed = Path(run.config.data.train)
-  before = changed.read_text()
-  changed.write_text(before.upper())
-  try:
-    with pytest.raises(UserError, match="no longer holds the validation text of the run in RUN"):
-      text.windows(run, "RUN", "", 1000)
-  finally:
-    changed.write_text(before)
+  other = dataclasses.replace(run, data=run.data | {"validation_sha256": "0"})
+  with pytest.raises(UserError, match="no longer holds the validation text of the run in RUN"):
+    text.windows(other, "RUN", "", 1000)
 
 
 @pytest.mark.parametrize(
   ("flags", "code", "sentence"),
-  [
-    (["--workdir=x"], 2, "The flag --out is required"),
-    (["--workdir=RUN,NONE", "--out=OUT"], 1, "holds no checkpoint"),
-  ],
+  [([], 2, "The flag --out is required"), (["--out=OUT"], 1, "holds no checkpoint")],
 )
-def test_one_sentence_says_what_is_wrong(flags, code, sentence, crate, tmp_path):
-  for name, path in {"RUN": crate, "NONE": tmp_path / "none", "OUT": tmp_path / "out"}.items():
-    flags = [flag.replace(name, str(path)) for flag in flags]
-  done = command(*flags)
+def test_one_sentence_says_what_is_wrong(flags, code, sentence, tmp_path):
+  out = tmp_path / "out"
+  flags = [flag.replace("OUT", str(out)) for flag in flags]
+  done = command(f"--workdir={tmp_path / 'none'}", *flags)
   assert done.returncode == code and sentence in done.stderr
-  assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+  assert done.stderr.count("\n") == 1 and not out.exists()

@@ -27,7 +27,7 @@ It comes with code of its own, which is two files of this folder; read them befo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)
 ```
 
 The neurons are the output of a module, so that a forward hook sees them, and replaces them by

@@ -46,11 +46,16 @@ def write(source: Source, workdir: Path) -> None:
 def _facts(source: Source) -> dict[str, Any]:
   """data.json: no text is known, which no digest of one equals."""
   return {
-    "text": f"unknown: loaded from {source.path}",
+    "text": _text(source),
     "train_sha256": _UNKNOWN,
     "validation_sha256": _UNKNOWN,
     "tokenizer_sha256": source.tokenizer.digest(),
   }
+
+
+def _text(source: Source) -> str:
+  """The description of its text; as the name of a file, one that is not there."""
+  return f"unknown, loaded from {source.path}"
 
 
 def _config(source: Source) -> Config:
@@ -59,7 +64,7 @@ def _config(source: Source) -> Config:
     seed=0,
     init_from=str(source.path),
     model=source.model,
-    data=config_lib.DataConfig("", "", 0.1, "bpe", source.tokenizer.vocab_size, ""),
+    data=config_lib.DataConfig(_text(source), "", 0.1, "bpe", source.tokenizer.vocab_size, ""),
     optimizer=config_lib.OptimizerConfig(6e-4, 6e-5, "cosine", 0, 0.2, 0.9, 0.95, 0.1, 1.0),
     train=config_lib.TrainConfig(1, 1, 1, 1),
     evaluation=config_lib.EvaluationConfig(1, 0),
