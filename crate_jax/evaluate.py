@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from crate_jax import cli
-from crate_jax.errors import UserError
 
 if TYPE_CHECKING:
   from crate_jax.run import Run
@@ -58,20 +57,7 @@ def main() -> None:
 
 
 def _loss(run: "Run") -> None:
-  from crate_jax.data import sources
-
-  data = run.config.data
-  if DATA.value:
-    documents, whole = sources.read_documents(DATA.value, "--data"), True
-  else:
-    split = sources.read_split(data.train, data.validation, data.validation_fraction)
-    documents, whole = split.validation, split.whole
-    if sources.digest(documents) != run.data["validation_sha256"]:
-      raise UserError(
-        f"data.train={data.train!r} no longer holds the validation text of the run in "
-        f"{WORKDIR.value} ({run.data['text']}): name a text with --data."
-      )
-  tokens = run.tokenizer.encode_documents(documents, end=whole)
+  tokens, _, _ = run.text_tokens(WORKDIR.value, DATA.value)
   loss = run.loss(tokens)
   print(
     f"step {run.step:,}: {loss.nats:.4f} nats per token, {loss.bits_per_byte:.4f} bits per byte, "

@@ -26,10 +26,9 @@ SET = flags.DEFINE_multi_string(
 
 def main() -> None:
   """Prints a sample."""
-  from crate_jax.model.activations import Edit
-  from crate_jax.run import load  # not before: --help and wrong flags answer at once
-
   wanted = [_parse(text) for text in SET.value]
+  from crate_jax.run import Edit, load  # not before: --help and wrong flags answer at once
+
   run = load(WORKDIR.value, STEP.value)
   edits = [Edit(run.neurons, layer, unit, add=value) for layer, unit, value in wanted]
   print(

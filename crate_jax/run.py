@@ -12,6 +12,7 @@ import numpy as np
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config
+from crate_jax.data import sources
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import likelihood
@@ -74,12 +75,7 @@ class Run:
     Raises:
       UserError: there is no such activation, or the tokens do not fit the model.
     """
-    known = activations.widths(self.config.model)
-    for name in names:
-      if name not in known:
-        raise UserError(
-          f"There is no activation {name!r} in this model: it has {', '.join(known)}."
-        )
+    activations.require(self.config.model, names)
     variables = self._variables(edits)
     return _apply(self.model, variables, self._checked(tokens_BT), tuple(names))[1]
 
@@ -98,6 +94,33 @@ class Run:
     For CRATE the codes of ISTA, for GPT-2 the MLP's hidden units after the ReLU.
     """
     return self.activations(tokens_BT, [self.neurons])[self.neurons]
+
+  def text_tokens(self, workdir: str, data: str = "") -> tuple[np.ndarray, str, str]:
+    """Token ids of a text, by default of the validation text that the run was trained beside.
+
+    Args:
+      workdir: the run's folder, to name it by.
+      data: a text file or folder.
+
+    Returns:
+      tokens, what text it is, and its SHA-256 (`sources.digest`).
+
+    Raises:
+      UserError: the text cannot be read, or is not the run's any more.
+    """
+    if data:
+      documents, whole, name = sources.read_documents(data, "--data"), True, f"--data={data}"
+    else:
+      c = self.config.data
+      split = sources.read_split(c.train, c.validation, c.validation_fraction)
+      documents, whole, name = split.validation, split.whole, f"the validation text of {workdir}"
+      if sources.digest(documents) != self.data["validation_sha256"]:
+        raise UserError(
+          f"data.train={c.train!r} no longer holds the validation text of the run in {workdir} "
+          f"({self.data['text']}): name a text with --data."
+        )
+    tokens = self.tokenizer.encode_documents(documents, end=whole)
+    return tokens, name, sources.digest(documents)
 
   def loss(self, tokens: np.ndarray, batch_size: int = 8) -> loss_lib.Loss:
     """Loss on a text's tokens; see `evaluation.loss.text_loss` for what is scored."""

@@ -18,8 +18,6 @@ from crate_jax.evaluation import tasks
 from crate_jax.hf import card, exported
 from crate_jax.training import loop
 
-pytest.importorskip("safetensors")
-
 FILES = {
   *{"README.md", "config.json", "generation_config.json", "model.safetensors"},
   *{"configuration_crate.py", "modeling_crate.py", "tokenizer.json", "tokenizer_config.json"},
@@ -93,7 +91,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
   def full(path, value):
     raise OSError("No space left on device")
 
-  monkeypatch.setattr(exported, "_write_json", full)
+  monkeypatch.setattr(exported.files, "write_json", full)
   with pytest.raises(OSError, match="No space"):
     exported.write(exports.run(), tmp_path, tmp_path / "a" / "exported")
   assert not list((tmp_path / "a").iterdir())

@@ -10,7 +10,6 @@ from crate_jax.model import sampling
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-pytest.importorskip("safetensors")
 torch.set_num_threads(1)  # small products: threads would only wait for each other
 
 MIXINGS = pytest.mark.parametrize("name", ["crate", "gpt2", "tost", "low_rank_query"])

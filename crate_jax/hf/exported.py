@@ -1,15 +1,16 @@
 """A model as a folder that Hugging Face transformers loads."""
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from safetensors.numpy import save_file
+
 from crate_jax.data.tokenizer import END_OF_TEXT
-from crate_jax.errors import UserError
 from crate_jax.hf import card, folder, names
 from crate_jax.run import Run
+from crate_jax.training import workdir as files
 
 CODE = ("configuration_crate.py", "modeling_crate.py")
 
@@ -23,26 +24,17 @@ def write(run: Run, workdir: Path, out: Path) -> None:
     out: the folder to write; if it is there, it must be empty.
 
   Raises:
-    UserError: `out` holds something, or safetensors is not installed.
+    UserError: `out` holds something.
   """
-  save_file = _save_file()
   with folder.new(out, "out") as new:
-    _write_json(new / names.CONFIG, _config(run))
+    files.write_json(new / names.CONFIG, _config(run))
     for name in CODE:
       shutil.copyfile(Path(__file__).with_name(name), new / name)
     weights = names.to_torch(run.params, run.config.model)
     save_file(weights, new / names.WEIGHTS, metadata={"format": "pt"})
     _write_tokenizer(run, new)
-    _write_json(new / "generation_config.json", _generation_config(run))
+    files.write_json(new / "generation_config.json", _generation_config(run))
     (new / names.CARD).write_text(card.text(run, workdir), "utf-8")
-
-
-def _save_file() -> Any:
-  try:
-    from safetensors.numpy import save_file
-  except ImportError as error:
-    raise UserError("Exporting needs the package safetensors: pip install safetensors.") from error
-  return save_file
 
 
 def _config(run: Run) -> dict[str, Any]:
@@ -78,7 +70,7 @@ def _write_tokenizer(run: Run, new: Path) -> None:
     # Text that spells the end-of-text token out is text, as for crate_jax.
     "split_special_tokens": True,
   }
-  _write_json(new / "tokenizer_config.json", description)
+  files.write_json(new / "tokenizer_config.json", description)
 
 
 def _generation_config(run: Run) -> dict[str, Any]:
@@ -87,7 +79,3 @@ def _generation_config(run: Run) -> dict[str, Any]:
   if padded > run.tokenizer.vocab_size:  # rows of the embedding that are no token
     made["suppress_tokens"] = list(range(run.tokenizer.vocab_size, padded))
   return made
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", "utf-8")

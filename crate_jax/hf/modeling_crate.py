@@ -293,6 +293,7 @@ class CratePreTrainedModel(PreTrainedModel):
   base_model_prefix = "transformer"
   _no_split_modules = ["CrateBlock"]  # noqa: RUF012
   _supports_sdpa = True
+  _input_embed_layer = "wte"
 
   @torch.no_grad()
   def _init_weights(self, module: nn.Module) -> None:
@@ -326,14 +327,6 @@ class CrateModel(CratePreTrainedModel):
     self.h = nn.ModuleList(CrateBlock(config, layer) for layer in range(config.layers))
     self.ln_f = nn.LayerNorm(config.width, eps=EPSILON, bias=config.bias)
     self.post_init()
-
-  def get_input_embeddings(self) -> nn.Module:
-    """The token embedding."""
-    return self.wte
-
-  def set_input_embeddings(self, value: nn.Module) -> None:
-    """Replaces the token embedding."""
-    self.wte = value
 
   def forward(
     self,
@@ -414,22 +407,6 @@ class CrateForCausalLM(CratePreTrainedModel, GenerationMixin):
     self.transformer = CrateModel(config)
     self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
     self.post_init()
-
-  def get_input_embeddings(self) -> nn.Module:
-    """The token embedding."""
-    return self.transformer.wte
-
-  def set_input_embeddings(self, value: nn.Module) -> None:
-    """Replaces the token embedding."""
-    self.transformer.wte = value
-
-  def get_output_embeddings(self) -> nn.Module:
-    """The head."""
-    return self.lm_head
-
-  def set_output_embeddings(self, value: nn.Module) -> None:
-    """Replaces the head."""
-    self.lm_head = value
 
   def forward(
     self,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
@@ -187,10 +188,6 @@ def _read_file(path: Path) -> _Tensors:
 
 def _read_safetensors(path: Path) -> _Tensors:
   """The tensors of a .safetensors file; its header says their sizes."""
-  try:
-    from safetensors import SafetensorError, safe_open
-  except ImportError as error:
-    raise UserError(f"{path}: reading it needs safetensors, which setup.cfg lists.") from error
   if not path.is_file():
     raise UserError(
       f"{path} is missing; a model that was saved in several files must be saved in one."

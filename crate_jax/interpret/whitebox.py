@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from crate_jax import cli
+from crate_jax.errors import UserError
 
 if TYPE_CHECKING:
   import numpy as np
@@ -43,7 +44,7 @@ TOKENS = flags.DEFINE_integer(
 
 def main() -> None:
   """Measures, prints, and writes the three files."""
-  from crate_jax.interpret import text, whitebox_report  # not before: --help answers at once
+  from crate_jax.interpret import whitebox_report  # not before: --help answers at once
   from crate_jax.run import load
   from crate_jax.training import report
   from crate_jax.training import workdir as files
@@ -51,8 +52,8 @@ def main() -> None:
   start, out, chosen = time.monotonic(), Path(OUT.value).expanduser(), []
   for name in WORKDIR.value.split(","):  # what is wrong with any of them is said at once
     run = load(name)
-    tokens = TOKENS.value or WINDOWS * run.config.model.context
-    chosen.append((name, run, *text.windows(run, name, DATA.value, tokens)))
+    most = TOKENS.value or WINDOWS * run.config.model.context
+    chosen.append((name, run, *windows(run, name, DATA.value, most)))
   out.mkdir(parents=True, exist_ok=True)
   print(whitebox_report.aligned(whitebox_report.COLUMNS))
   measured = [_measured(*choice) for choice in chosen]
@@ -66,6 +67,36 @@ def main() -> None:
   (out / "whitebox.md").write_text(whitebox_report.markdown(measured, facts))
   whitebox_report.draw(out / "whitebox.png", measured)
   print(f"written to {out}: whitebox.json, whitebox.md (every layer), whitebox.png")
+
+
+def windows(run: "Run", workdir: str, data: str, most: int) -> "tuple[np.ndarray, str, str]":
+  """The start of a text in whole windows of the run's context.
+
+  Args:
+    run: whose tokenizer and context are used.
+    workdir: the run's folder, to name it by.
+    data: a text file or folder; "" for the run's validation text.
+    most: tokens.
+
+  Returns:
+    windows_NT of token ids, what text it is, and its SHA-256; see `Run.text_tokens`.
+
+  Raises:
+    UserError: there is not a window of text, or not the run's text any more.
+  """
+  context = run.config.model.context
+  if most < context:
+    raise UserError(
+      f"--tokens={most} is less than one window of the context of {workdir}, {context} tokens."
+    )
+  ids, name, sha256 = run.text_tokens(workdir, data)
+  count = min(most, len(ids)) // context
+  if not count:
+    raise UserError(
+      f"{name} holds {len(ids)} tokens, less than one window of the context of {workdir}, "
+      f"{context} tokens: name a longer text with --data."
+    )
+  return ids[: count * context].reshape(count, context), name, sha256
 
 
 def _measured(

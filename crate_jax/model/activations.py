@@ -67,6 +67,14 @@ def widths(config: ModelConfig) -> dict[str, int]:
   return blocks | {LOGITS: config.vocab_size}
 
 
+def require(config: ModelConfig, names: Sequence[str]) -> None:
+  """Refuses names of activations that the model does not have, with a `UserError`."""
+  known = widths(config)
+  for name in names:
+    if name not in known:
+      raise UserError(f"There is no activation {name!r} in this model: it has {', '.join(known)}.")
+
+
 def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
   """An activation on its way, as it is or as `edits` want it; recorded if that is asked for.
 
@@ -96,12 +104,11 @@ def collection(config: ModelConfig, edits: Sequence[Edit]) -> dict[str, Any]:
   Raises:
     UserError: there is no such activation, layer or unit.
   """
+  require(config, [edit.activation for edit in edits])
   known = widths(config)
   changed: dict[str, tuple[np.ndarray, np.ndarray]] = {}
   for edit in edits:
     name = edit.activation
-    if name not in known:
-      raise UserError(f"There is no activation {name!r} in this model: it has {', '.join(known)}.")
     layers, units = 1 if name == LOGITS else config.layers, known[name]
     if (edit.layer is not None and not 0 <= edit.layer < layers) or (
       name == LOGITS and edit.layer is not None

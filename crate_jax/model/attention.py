@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.model.config import ModelConfig
 from crate_jax.model.parameter import parameter
 
 
@@ -65,6 +66,20 @@ def _plain(
   score_BKTS = jnp.where(visible_B1TS, score_BKTS / H**0.5, -jnp.inf)
   weight_BKTS = jax.nn.softmax(score_BKTS, axis=-1).astype(v_BSKH.dtype)
   return jnp.einsum("bkts,bskh->btkh", weight_BKTS, v_BSKH)
+
+
+def subspaces(module: nn.Module, config: ModelConfig) -> jax.Array:
+  """The projection of a mixing step onto its heads, subspaces_DKH; a parameter of the module."""
+  heads = {"heads": config.heads, "head_width": config.head_width}
+  axes = {"embed": config.width} | heads
+  return parameter(module, "subspaces", nn.initializers.normal(0.02), axes, config.dtype)
+
+
+def output(module: nn.Module, config: ModelConfig) -> jax.Array:
+  """Its projection back to the stream, output_KHD; its init is GPT-2's, narrower with depth."""
+  heads = {"heads": config.heads, "head_width": config.head_width}
+  init = nn.initializers.normal(0.02 / (2 * config.layers) ** 0.5)
+  return parameter(module, "output", init, heads | {"embed": config.width}, config.dtype)
 
 
 def to_stream(

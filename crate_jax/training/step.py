@@ -35,7 +35,7 @@ def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
     tokens_BT1: windows of T + 1 tokens; the last T are the targets.
   """
   logits_BTV = model.apply({"params": params}, tokens_BT1[:, :-1])
-  return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+  return _cross_entropy(logits_BTV, tokens_BT1)  # type: ignore[arg-type]
 
 
 def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -48,10 +48,13 @@ def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Arr
     nll = jnp.mean(token_nll(model, params, tokens_BT1))
     return nll, nll
   logits_BTV, made = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["losses"])
-  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
-  nll = jnp.mean(nll_BT)
+  nll = jnp.mean(_cross_entropy(logits_BTV, tokens_BT1))
   (l1_L,) = made["losses"]["blocks"]["features"]["l1"]
   return nll + model.config.l1 * jnp.sum(l1_L), nll
+
+
+def _cross_entropy(logits_BTV: jax.Array, tokens_BT1: jax.Array) -> jax.Array:
+  return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
 
 
 def make_update(

@@ -25,8 +25,7 @@ class MultiHeadAttention(nn.Module):
     heads = {"heads": c.heads, "head_width": c.head_width}
     embed = {"embed": c.width}
     qkv_3DKH = parameter(self, "qkv", normal(0.02), {"qkv": 3} | embed | heads, dtype)
-    output_init = normal(0.02 / (2 * c.layers) ** 0.5)
-    output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
+    output_KHD = attention.output(self, c)
     q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH.astype(dtype))
     v_BTKH = tap(self, "u", v_BTKH)
     if positions_BT is None:

@@ -46,12 +46,8 @@ class TSSA(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     c = self.config
-    normal, dtype = nn.initializers.normal, x_BTD.dtype
-    heads = {"heads": c.heads, "head_width": c.head_width}
-    embed = {"embed": c.width}
-    subspaces_DKH = parameter(self, "subspaces", normal(0.02), embed | heads, dtype)
-    output_init = normal(0.02 / (2 * c.layers) ** 0.5)
-    output_KHD = parameter(self, "output", output_init, heads | embed, dtype)
+    dtype = x_BTD.dtype
+    subspaces_DKH, output_KHD = attention.subspaces(self, c), attention.output(self, c)
     ones = nn.initializers.ones
     temperature_K = parameter(self, "temperature", ones, {"heads": c.heads}, dtype)
     w_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype)))
