@@ -7,7 +7,7 @@ from crate_jax.evaluation import likelihood
 from crate_jax.evaluation.likelihood import Request
 
 
-def by_hand(params, request, context, vocab_size):
+def by_hand(c, params, request, context, vocab_size):
   """Token by token: everything before it, as far as a window of its piece reaches."""
   tokens = np.concatenate([request.context, request.continuation])
   nats, greedy = 0.0, True
@@ -15,7 +15,7 @@ def by_hand(params, request, context, vocab_size):
   for first in range(start, len(tokens), context):
     end = min(first + context, len(tokens))
     window = tokens[max(end - context - 1, 0) : end]
-    logits = reference.logits(params, window[:-1], "crate")
+    logits = reference.logits(params, window[:-1], c)
     for place in range(first, end):
       row = logits[place - end]
       nats += row[tokens[place]] - row.max() - np.log(np.exp(row - row.max()).sum())
@@ -36,12 +36,12 @@ def test_likelihoods_are_those_of_the_softmax_in_the_order_asked():
   context, logits = next(
     (context, logits)
     for context in contexts
-    if np.argmax(logits := reference.logits(wide, context, "crate")[-1]) >= 20
+    if np.argmax(logits := reference.logits(wide, context, model.config)[-1]) >= 20
   )
   best = int(np.argmax(logits[:20]))
   requests.append(Request(context, np.array([best])))
   got = likelihood.likelihoods(model, params, requests, vocab_size=20)
-  want = [by_hand(wide, request, 12, 20) for request in requests]
+  want = [by_hand(model.config, wide, request, 12, 20) for request in requests]
   assert [answer.nats for answer in got] == pytest.approx([nats for nats, _ in want], rel=1e-5)
   assert [answer.greedy for answer in got] == [greedy for _, greedy in want]
   assert got[-1].greedy and not got[3].greedy

@@ -4,10 +4,11 @@ import pytest
 
 from configs import base, shakespeare_char, tiny
 from crate_jax import config as config_lib
+from crate_jax.model.presets import PRESETS
 from crate_jax.training import program
 
-EVERY = [(base, f"{size},{name}") for size in base.SIZES for name in base.ARCHITECTURES]
-EVERY += [(module, name) for module in (tiny, shakespeare_char) for name in base.ARCHITECTURES]
+EVERY = [(base, f"{size},{name}") for size in base.SIZES for name in PRESETS]
+EVERY += [(module, name) for module in (tiny, shakespeare_char) for name in PRESETS]
 
 
 @pytest.mark.parametrize(("module", "argument"), EVERY, ids=lambda x: getattr(x, "__name__", x))
