@@ -17,8 +17,9 @@ Published loss (Bai and Ma 2025, uncopyrighted Pile, read off the figure, +-0.01
   CRATE   4.06  3.55  3.46  2.36  2.27
   GPT-2   3.83  3.23  3.11  2.16  2.13
 
-The text by default is what every machine has, Python's own library, which cannot reproduce those
-numbers: point data.train at a folder of text.
+It names no text: configs/pile.py and configs/c4.py name the paper's and C4, and say how to prepare
+them. --config.data.train=python_stdlib trains on what every machine has, Python's own library; it
+cannot reproduce those numbers.
 
 This file holds every key there is. Overrides (--config.model.layers=4) apply after `get_config`,
 so a key that depends on another is None here and resolved once, in crate_jax/config.py.
@@ -86,10 +87,11 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.unroll = False  # compile every layer by itself in place of one loop over layers
 
   c.data = d = config_dict.ConfigDict()
-  d.train = "python_stdlib"  # that, or a text file or folder (plain, .gz, .xz)
+  d.prepared = ""  # folders of `crate_jax.prepare`, DIR or DIR=WEIGHT,...; "": read `train` instead
+  d.train = ""  # "python_stdlib", "tfds:NAME:SPLIT:FEATURE", or a file or folder (text, .jsonl)
   d.validation = ""  # likewise; "" sets documents of `train` aside
-  d.validation_fraction = 0.1  # share of the characters set aside when `validation` is ""
-  d.tokenizer = "bpe"  # "characters", "bytes", or "bpe" trained on the training documents
+  d.validation_fraction = 0.1  # share of the text set aside when `validation` is ""
+  d.tokenizer = "bpe"  # trained here; "characters"; "bytes"; a tokenizer.json; GPT-2's folder
   d.bpe_vocab_size = 50257  # tokens of a "bpe" tokenizer, at most
   d.cache_dir = ""  # where trained tokenizers are kept; "" is ~/.cache/crate_jax
 

@@ -19,6 +19,7 @@ def get_config(architecture: str = "crate") -> config_dict.ConfigDict:
   c.model.context = 256
   c.model.vocab_size = None
   c.model.dtype = "float32"
+  c.data.train = "python_stdlib"
   c.data.bpe_vocab_size = 2048
   c.optimizer.learning_rate = 3e-3
   c.optimizer.warmup_steps = 100

@@ -24,6 +24,7 @@ SCHEDULES = ("cosine", "wsd")
 class DataConfig:
   """`config.data`; the keys are explained in configs/base.py."""
 
+  prepared: str
   train: str
   validation: str
   validation_fraction: float
@@ -188,7 +189,8 @@ _LATER: dict[str, dict[str, Any]] = {
     "learned_lam": False,
     "l1": 0.0,
     "topk": 0,
-  }
+  },
+  "data": {"prepared": ""},
 }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config
-from crate_jax.data import sources
+from crate_jax.data import pipeline, sources, splits
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import likelihood
@@ -100,27 +100,33 @@ class Run:
 
     Args:
       workdir: the run's folder, to name it by.
-      data: a text file or folder.
+      data: a text: see `sources.source`.
 
     Returns:
-      tokens, what text it is, and its SHA-256 (`sources.digest`).
+      tokens, what text it is, and its digest.
 
     Raises:
       UserError: the text cannot be read, or is not the run's any more.
     """
     if data:
-      documents, whole, name = sources.read_documents(data, "--data"), True, f"--data={data}"
-    else:
-      c = self.config.data
-      split = sources.read_split(c.train, c.validation, c.validation_fraction)
-      documents, whole, name = split.validation, split.whole, f"the validation text of {workdir}"
-      if sources.digest(documents) != self.data["validation_sha256"]:
-        raise UserError(
-          f"data.train={c.train!r} no longer holds the validation text of the run in {workdir} "
-          f"({self.data['text']}): name a text with --data."
-        )
-    tokens = self.tokenizer.encode_documents(documents, end=whole)
-    return tokens, name, sources.digest(documents)
+      documents = sources.read_documents(data, "--data")
+      tokens = self.tokenizer.encode_documents(documents)
+      return tokens, f"--data={data}", splits.digest(documents)
+    c = self.config.data
+    tokens, digest = pipeline.validation(
+      prepared=c.prepared,
+      train=c.train,
+      validation=c.validation,
+      validation_fraction=c.validation_fraction,
+      tokenizer=self.tokenizer,
+    )
+    if digest != self.data["validation_sha256"]:
+      raise UserError(
+        f"{'data.prepared' if c.prepared else 'data.train'}={c.prepared or c.train!r} no longer "
+        f"holds the validation text of the run in {workdir} ({self.data['text']}): name a text "
+        "with --data."
+      )
+    return tokens, f"the validation text of {workdir}", digest
 
   def loss(self, tokens: np.ndarray, batch_size: int = 8) -> loss_lib.Loss:
     """Loss on a text's tokens; see `evaluation.loss.text_loss` for what is scored."""

@@ -230,13 +230,13 @@ def test_a_terminal_shows_one_progress_line(text, tmp_path):
   assert max(len(state) for state in states) < 120  # never wraps
 
 
-MOMENTS = [  # when to interrupt: once this exists, in a run of sixty steps with checkpoints
+MOMENTS = [  # when to interrupt: once this exists, in a run of 600 steps with checkpoints
   ("", signal.SIGKILL),  # while it starts
   ("config.json", signal.SIGINT),
   ("metrics.jsonl", signal.SIGKILL),
   ("checkpoints/*.orbax-checkpoint-tmp*", signal.SIGKILL),  # inside a save
-  ("checkpoints/20", signal.SIGINT),
-  ("checkpoints/40", signal.SIGKILL),
+  ("checkpoints/200", signal.SIGINT),
+  ("checkpoints/400", signal.SIGKILL),
   ("loss.png", signal.SIGKILL),  # before result.json, mostly
 ]
 
@@ -247,9 +247,9 @@ def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
   flags = [
     *SMALL,
     f"--config.data.train={text}",
-    "--config.train.steps=60",
-    "--config.evaluation.every_steps=15",
-    "--config.checkpoint.every_steps=10",
+    "--config.train.steps=600",
+    "--config.evaluation.every_steps=150",
+    "--config.checkpoint.every_steps=100",
     "--config.checkpoint.keep=10",
   ]
   assert command("main", *flags, f"--workdir={tmp_path / 'straight'}").returncode == 0

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from crate_jax.data import sources
+from crate_jax.data import sources, splits
 from crate_jax.errors import UserError
 
 
@@ -47,13 +47,13 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_whole_documents_are_set_aside(text):
-  split = sources.read_split(str(text), "", 0.2)
+  split = splits.read(str(text), "", 0.2)
   documents = sources.read_documents(str(text))
   assert sorted(split.train + split.validation) == sorted(documents)
   share = sum(map(len, split.validation)) / sum(map(len, documents))
   assert 0.2 <= share < 0.3
   assert split.whole and split.duplicates == 0
-  again = sources.read_split(str(text), "", 0.2)
+  again = splits.read(str(text), "", 0.2)
   assert (again.train, again.validation) == (split.train, split.validation)
 
 
@@ -61,14 +61,14 @@ def test_a_large_document_is_not_set_aside(tmp_path):
   for note in range(8):  # on either side of the book in the order of digests
     (tmp_path / "book.txt").write_text("a book " * 1000)
     (tmp_path / "note.txt").write_text(f"note {note}")
-    split = sources.read_split(str(tmp_path), "", 0.1)
+    split = splits.read(str(tmp_path), "", 0.1)
     assert split.validation == [f"note {note}"] and len(split.train) == 1
 
 
 def test_a_single_document_is_cut(tmp_path):
   file = tmp_path / "one.txt"
   file.write_text("0123456789" * 10)
-  split = sources.read_split(str(file), "", 0.1)
+  split = splits.read(str(file), "", 0.1)
   assert split.train == ["0123456789" * 9] and split.validation == ["0123456789"]
   assert not split.whole
 
@@ -77,7 +77,7 @@ def test_duplicates_between_the_splits_are_dropped_from_training(tmp_path):
   train, validation = tmp_path / "train", tmp_path / "validation"
   train.write_text("a\n<|endoftext|>\nb\n<|endoftext|>\na\n<|endoftext|>\nc\n")
   validation.write_text("a\n<|endoftext|>\nd\n")
-  split = sources.read_split(str(train), str(validation), 0.1)
+  split = splits.read(str(train), str(validation), 0.1)
   assert split.train == ["b\n", "c\n"] and split.validation == ["a\n", "d\n"]
   assert split.duplicates == 2
 
@@ -85,7 +85,7 @@ def test_duplicates_between_the_splits_are_dropped_from_training(tmp_path):
 def test_copies_within_a_source_stay_on_one_side(tmp_path):
   file = tmp_path / "text"
   file.write_text("\n<|endoftext|>\n".join(f"document {i % 5}" for i in range(40)))
-  split = sources.read_split(str(file), "", 0.2)
+  split = splits.read(str(file), "", 0.2)
   assert split.train and split.validation
   assert not set(split.train) & set(split.validation)
 
@@ -93,7 +93,7 @@ def test_copies_within_a_source_stay_on_one_side(tmp_path):
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1])
 def test_a_fraction_outside_zero_and_one_is_refused(text, fraction):
   with pytest.raises(UserError, match=r"data\.validation_fraction"):
-    sources.read_split(str(text), "", fraction)
+    splits.read(str(text), "", fraction)
 
 
 def test_the_standard_library_is_the_same_text_in_another_process():
@@ -105,9 +105,9 @@ def test_the_standard_library_is_the_same_text_in_another_process():
   other = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
   )
-  assert other.stdout == sources.digest(documents)
-  assert sources.digest(documents[1:]) != other.stdout
+  assert other.stdout == splits.digest(documents)
+  assert splits.digest(documents[1:]) != other.stdout
 
 
 def test_boundaries_of_documents_enter_the_digest():
-  assert sources.digest(["ab", "c"]) != sources.digest(["a", "bc"])
+  assert splits.digest(["ab", "c"]) != splits.digest(["a", "bc"])

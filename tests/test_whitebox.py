@@ -17,7 +17,7 @@ import crate_jax
 from crate_jax import config as config_lib
 from crate_jax.data import pipeline
 from crate_jax.errors import UserError
-from crate_jax.interpret import gauges, whitebox, whitebox_report
+from crate_jax.interpret import gauges, whitebox_report
 from crate_jax.model.presets import PRESETS
 from crate_jax.run import Run
 from crate_jax.training import loop, program
@@ -188,7 +188,7 @@ def test_command_on_a_trained_run_with_gpt2_beside(tmp_path):
     run = crate_jax.load(workdir)
     assert (found["tokens"], found["windows"], found["m"], found["p"]) == (64, 4, 16, 8)
     assert found["text_sha256"] == run.data["validation_sha256"]
-    windows = whitebox.windows(run, str(workdir), "", 64)[0]
+    windows = gauges.windows(run, str(workdir), "", 64)[0]
     assert [state["step"] for state in found["states"]] == [0, 5, 10]
     fresh = program.build(run.config).init(jax.random.key(run.config.seed)).params
     for state, params in (
@@ -271,11 +271,11 @@ def untrained(small):
 def test_the_windows_of_a_text(untrained, tmp_path):
   run, file = untrained, tmp_path / "own.txt"
   file.write_text("".join(chr(97 + i % 26) for i in range(40)))
-  windows, name, _ = whitebox.windows(run, "RUN", str(file), 1000)
+  windows, name, _ = gauges.windows(run, "RUN", str(file), 1000)
   assert windows.shape == (2, 16) and name == f"--data={file}"
   np.testing.assert_array_equal(windows.ravel(), run.tokenizer.encode(file.read_text())[:32])
-  assert whitebox.windows(run, "RUN", str(file), 31)[0].shape == (1, 16)
-  windows, name, digest = whitebox.windows(run, "RUN", "", 64)
+  assert gauges.windows(run, "RUN", str(file), 31)[0].shape == (1, 16)
+  windows, name, digest = gauges.windows(run, "RUN", "", 64)
   assert windows.shape == (4, 16) and name == "the validation text of RUN"
   assert digest == run.data["validation_sha256"]
 
@@ -284,12 +284,12 @@ def test_errors_say_what_is_wrong(untrained, tmp_path):
   run, short = untrained, tmp_path / "short.txt"
   short.write_text("too short")
   with pytest.raises(UserError, match=r"short\.txt holds 10 tokens, less than one window"):
-    whitebox.windows(run, "RUN", str(short), 1000)
+    gauges.windows(run, "RUN", str(short), 1000)
   with pytest.raises(UserError, match="--tokens=15 is less than one window of the context of RUN"):
-    whitebox.windows(run, "RUN", str(short), 15)
+    gauges.windows(run, "RUN", str(short), 15)
   other = dataclasses.replace(run, data=run.data | {"validation_sha256": "0"})
   with pytest.raises(UserError, match="no longer holds the validation text of the run in RUN"):
-    whitebox.windows(other, "RUN", "", 1000)
+    gauges.windows(other, "RUN", "", 1000)
 
 
 @pytest.mark.parametrize(

@@ -300,8 +300,9 @@ class CratePreTrainedModel(PreTrainedModel):
     """The released init: N(0, 0.02), narrower in output projections, uniform dictionaries."""
     if isinstance(module, nn.Linear | nn.Embedding):
       nn.init.normal_(module.weight, std=getattr(module, "std", 0.02))
-      if getattr(module, "bias", None) is not None:
-        nn.init.zeros_(module.bias)
+      bias = getattr(module, "bias", None)
+      if bias is not None:
+        nn.init.zeros_(bias)
     elif isinstance(module, nn.LayerNorm):
       nn.init.ones_(module.weight)
       if module.bias is not None:
@@ -371,11 +372,12 @@ class CrateModel(CratePreTrainedModel):
       x_BTD = block(x_BTD, keep_BS, mask, cache)
       streams.append(x_BTD)
     streams[-1] = x_BTD = self.ln_f(x_BTD)
-    return BaseModelOutputWithPast(
-      last_hidden_state=x_BTD,
-      hidden_states=tuple(streams) if output_hidden_states else None,
-      **{CACHE: cache},
+    output = BaseModelOutputWithPast(
+      last_hidden_state=x_BTD, hidden_states=tuple(streams) if output_hidden_states else None
     )
+    if cache is not None:
+      output[CACHE] = cache
+    return output
 
 
 def _present(attention_mask: Tensor | None, S: int) -> Tensor | None:

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crate_jax.errors import UserError
 from crate_jax.interpret.coding_rate import coding_rate, gram
 from crate_jax.model import activations, lm
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.features.ista import eta_sigma2, step_sizes
 from crate_jax.model.norm import layer_norm
+from crate_jax.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,3 +214,33 @@ def _objectives(
 
 def _norm(parameters: dict[str, jax.Array], x_TD: jax.Array) -> jax.Array:
   return layer_norm(x_TD, parameters["scale"], parameters.get("bias"))
+
+
+def windows(run: Run, workdir: str, data: str, most: int) -> tuple[np.ndarray, str, str]:
+  """The start of a text in whole windows of the run's context.
+
+  Args:
+    run: whose tokenizer and context are used.
+    workdir: the run's folder, to name it by.
+    data: a text file or folder; "" for the run's validation text.
+    most: tokens.
+
+  Returns:
+    windows_NT of token ids, what text it is, and its SHA-256; see `Run.text_tokens`.
+
+  Raises:
+    UserError: there is not a window of text, or not the run's text any more.
+  """
+  context = run.config.model.context
+  if most < context:
+    raise UserError(
+      f"--tokens={most} is less than one window of the context of {workdir}, {context} tokens."
+    )
+  ids, name, sha256 = run.text_tokens(workdir, data)
+  count = min(most, len(ids)) // context
+  if not count:
+    raise UserError(
+      f"{name} holds {len(ids)} tokens, less than one window of the context of {workdir}, "
+      f"{context} tokens: name a longer text with --data."
+    )
+  return ids[: count * context].reshape(count, context), name, sha256

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from crate_jax import cli
-from crate_jax.errors import UserError
 
 if TYPE_CHECKING:
   import numpy as np
@@ -45,6 +44,7 @@ TOKENS = flags.DEFINE_integer(
 def main() -> None:
   """Measures, prints, and writes the three files."""
   from crate_jax.interpret import whitebox_report  # not before: --help answers at once
+  from crate_jax.interpret.gauges import windows
   from crate_jax.run import load
   from crate_jax.training import report
   from crate_jax.training import workdir as files
@@ -67,36 +67,6 @@ def main() -> None:
   (out / "whitebox.md").write_text(whitebox_report.markdown(measured, facts))
   whitebox_report.draw(out / "whitebox.png", measured)
   print(f"written to {out}: whitebox.json, whitebox.md (every layer), whitebox.png")
-
-
-def windows(run: "Run", workdir: str, data: str, most: int) -> "tuple[np.ndarray, str, str]":
-  """The start of a text in whole windows of the run's context.
-
-  Args:
-    run: whose tokenizer and context are used.
-    workdir: the run's folder, to name it by.
-    data: a text file or folder; "" for the run's validation text.
-    most: tokens.
-
-  Returns:
-    windows_NT of token ids, what text it is, and its SHA-256; see `Run.text_tokens`.
-
-  Raises:
-    UserError: there is not a window of text, or not the run's text any more.
-  """
-  context = run.config.model.context
-  if most < context:
-    raise UserError(
-      f"--tokens={most} is less than one window of the context of {workdir}, {context} tokens."
-    )
-  ids, name, sha256 = run.text_tokens(workdir, data)
-  count = min(most, len(ids)) // context
-  if not count:
-    raise UserError(
-      f"{name} holds {len(ids)} tokens, less than one window of the context of {workdir}, "
-      f"{context} tokens: name a longer text with --data."
-    )
-  return ids[: count * context].reshape(count, context), name, sha256
 
 
 def _measured(

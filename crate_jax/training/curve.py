@@ -23,7 +23,9 @@ def draw(path: Path, lines: Sequence[dict[str, Any]], result: dict[str, Any]) ->
     ("loss", "training, one batch", {"color": "0.7", "linewidth": 1.5}),
     ("val_loss", f"validation: {_number(result['val_loss'])}", {"color": "C0", "marker": "o"}),
   ):
-    points = [(line["step"] * tokens / 1e6, line[name]) for line in lines if name in line]
+    # Lines of an evaluation did not always say how many tokens there were before it.
+    seen = ((line.get("tokens", line["step"] * tokens), line) for line in lines)
+    points = [(count / 1e6, line[name]) for count, line in seen if name in line]
     x, y = zip(*points, strict=True) if points else ((), ())
     axes.plot(x, [float("nan") if value is None else value for value in y], label=label, **style)
   for name, color in (("unigram", "C3"), ("bigram", "C1")):

@@ -23,6 +23,7 @@ from crate_jax.training import workdir as files
 from crate_jax.training.program import Program
 
 SAMPLE_TOKENS = 200  # of the text that a run ends with
+REFERENCE_TOKENS = 1 << 26  # of the training text, the first, that the bigram model is counted on
 
 
 def train(
@@ -67,7 +68,7 @@ def train(
     context=c.model.context,
     batch_size=c.train.batch_size,
     seed=c.seed,
-    start=resume.step if resume else 0,
+    examples=resume.examples if resume else 0,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -95,14 +96,15 @@ def train(
   elif c.init_from:
     params = files.source_params(c.init_from, state.params)
     state = dataclasses.replace(state, params=params)
-  scored = corpus.validation[: c.evaluation.tokens + 1 if c.evaluation.tokens else None]
+  limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
+  scored = pipeline.first(corpus.validation, limit)
   evaluate = _evaluator(program, c, corpus.tokenizer)
   val_loss: loss_lib.Loss | None = None
 
   # --- Steps ------------------------------------------------------------------------------
   if report.is_lead():
     files.write_description(workdir, c, corpus)
-  step = int(state.step)
+  step, examples = int(state.step), resume.examples if resume else 0
   policy = checkpoint.SavePolicy(c.checkpoint)
   axes = lm.logical_axes(program.model)
   description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
@@ -115,32 +117,35 @@ def train(
     while step < c.train.steps:
       batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
       state, measurements = measured.update(state, batch)
-      step += 1
-      reporter.step(step, measurements)  # says the step before this one, so the device never waits
+      step, examples = step + 1, examples + c.train.batch_size
+      reporter.step(
+        step, examples, measurements
+      )  # says the step before this one, so the device never waits
 
       last = step == c.train.steps
       if last or step % c.evaluation.every_steps == 0:
         reporter.flush()
         with clock.paused():
           val_loss = evaluate(state.params, scored)
-          reporter.evaluation(step, _evaluation(val_loss, c, state.params))
+          values = _evaluation(val_loss, c, state.params)
+          reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
       if last or policy.due(step):
         reporter.flush()
         with clock.paused():
-          store.save(state, {**description, "clock": clock.totals()})
+          store.save(state, {**description, "examples": examples, "clock": clock.totals()})
 
   # --- The end ----------------------------------------------------------------------------
   val_loss = val_loss or evaluate(state.params, scored)
-  V = corpus.tokenizer.vocab_size
+  V, counted = corpus.tokenizer.vocab_size, pipeline.first(corpus.train, REFERENCE_TOKENS)
   result = {
     **report.model_facts(c),
     "steps": step,
-    "tokens": step * c.train.batch_size * c.model.context,
-    "train_loss": evaluate(state.params, corpus.train[: len(scored)]).nats,
+    "tokens": examples * c.model.context,
+    "train_loss": evaluate(state.params, pipeline.first(corpus.train, len(scored))).nats,
     **_evaluation(val_loss, c, state.params),
     "val_tokens": val_loss.tokens,
-    "unigram_loss": references.unigram_loss(corpus.train, scored, V),
-    "bigram_loss": references.bigram_loss(corpus.train, scored, V),
+    "unigram_loss": references.unigram_loss(counted, scored, V),
+    "bigram_loss": references.bigram_loss(counted, scored, V),
     "tokens_per_second": c.train.batch_size * c.model.context / clock.seconds_per_step(),
     "seconds": clock.totals()["seconds"],
     "sample": _sample(program.model, state.params, corpus.tokenizer),
@@ -163,6 +168,7 @@ def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline
   if tokenizer is None and init_from:
     tokenizer = files.source_tokenizer(init_from)
   corpus = pipeline.load_corpus(
+    prepared=data.prepared,
     train=data.train,
     validation=data.validation,
     validation_fraction=data.validation_fraction,
@@ -170,7 +176,7 @@ def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline
     bpe_vocab_size=data.bpe_vocab_size,
     cache=data.cache,
   )
-  if len(corpus.validation) < 2:
+  if sum(len(tokens) for tokens, _ in corpus.validation) < 2:
     raise UserError(
       "Fewer than two tokens of validation text, from data.validation or set aside from "
       "data.train: nothing can be scored, more text is needed."

@@ -17,13 +17,14 @@ import tqdm
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config
+from crate_jax.data import pipeline
 from crate_jax.errors import UserError
 from crate_jax.training import report
 from crate_jax.training import workdir as files
 from crate_jax.training.report import duration, is_lead, say
 from crate_jax.training.step import Metrics
 
-Value = float | Sequence[float]  # a sequence has one entry a layer
+Value = float | str | Sequence[float]  # a sequence has one entry a layer
 
 
 class Clock:
@@ -96,7 +97,7 @@ class Reporter:
       UserError: Weights & Biases is asked for and not installed.
     """
     self._config, self._clock = config, clock
-    self._pending: tuple[int, Metrics] | None = None
+    self._pending: tuple[int, int, Metrics] | None = None
     self._sinks: list[_Sink] = []
     self._bar: tqdm.tqdm | None = None
     if not is_lead():
@@ -107,10 +108,16 @@ class Reporter:
     if sys.stdout.isatty():
       self._bar = _progress_line(sys.stdout, step, config.train.steps)
 
-  def step(self, step: int, metrics: Metrics) -> None:
-    """Notes the metrics of an update just dispatched, and reports the update before it."""
+  def step(self, step: int, examples: int, metrics: Metrics) -> None:
+    """Notes the metrics of an update just dispatched, and reports the update before it.
+
+    Args:
+      step: the update's number, from 1.
+      examples: windows trained on up to its end.
+      metrics: what it returned.
+    """
     self._report()
-    self._pending = (step, metrics)
+    self._pending = (step, examples, metrics)
 
   def flush(self) -> None:
     """Waits for the last update, reports it, and puts everything on disk."""
@@ -146,9 +153,11 @@ class Reporter:
   def _report(self) -> None:
     if self._pending is None:
       return
-    step, metrics = self._pending
+    step, examples, metrics = self._pending
     self._pending = None
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    fetched = dict(jax.device_get(metrics))
+    batch_hash = pipeline.hexadecimal(fetched.pop("batch_hash"))
+    values = {name: float(value) for name, value in fetched.items()}
     self._clock.step_done()
     train = self._config.train
     seconds = self._clock.seconds_per_step()
@@ -161,7 +170,8 @@ class Reporter:
       self._bar.update()
     if step % train.log_every_steps and step != train.steps:
       return
-    self._write(step, {**values, "tokens": step * tokens, "tokens_per_second": tokens / seconds})
+    values["tokens"] = examples * self._config.model.context
+    self._write(step, {**values, "tokens_per_second": tokens / seconds, "batch_hash": batch_hash})
     if self._bar is None:
       say(
         f"step {step:,}/{train.steps:,}  loss {values['loss']:.4f}  "
@@ -303,7 +313,9 @@ def scalars(values: dict[str, Value]) -> dict[str, float]:
   """Finite numbers by name: a gauge of each layer is NAME/layer_01, NAME/layer_02, ..."""
   flat: dict[str, float] = {}
   for name, value in values.items():
-    if isinstance(value, Sequence):
+    if isinstance(value, str):  # TensorBoard draws numbers
+      continue
+    if not isinstance(value, float | int):
       flat |= {f"{name}/layer_{i + 1:02d}": x for i, x in enumerate(value)}
     else:
       flat[name] = value

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from crate_jax.data.pipeline import batch_hash
 from crate_jax.model.lm import LM, Params
 
 
@@ -64,7 +65,7 @@ def make_update(
 
   The gradient is that of the `objective` over the batch, computed in `accumulation` equal parts
   one after the other. Metrics are of the parameters before the update: loss (nats per token),
-  grad_norm (before clipping), learning_rate.
+  grad_norm (before clipping), learning_rate, batch_hash (`pipeline.batch_hash`).
   """
 
   def of_part(params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, Params]:
@@ -93,6 +94,7 @@ def make_update(
       "loss": loss,
       "grad_norm": optax.tree.norm(gradient),
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+      "batch_hash": jnp.stack(batch_hash(tokens_BT1)),
     }
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -37,8 +37,9 @@ WANDB_ID = "wandb_id"
 CURVE = "loss.png"
 RESULT = "result.json"
 
-# Keys that may differ when a run is resumed: its length, its intervals, where it runs, and where
-# its text lies (the text itself may not: its digest is compared). All others are refused.
+# Keys that may differ when a run is resumed: its length, its batches (it goes on at the example
+# where it stopped), its intervals, where it runs, and where its text lies (the text itself may not:
+# its digest is compared). All others are refused.
 MAY_DIFFER = {
   "train.steps",
   "train.log_every_steps",
@@ -49,6 +50,9 @@ MAY_DIFFER = {
   "mesh.data",
   "mesh.fsdp",
   "mesh.tensor",
+  "train.batch_size",
+  "train.accumulation",
+  "data.prepared",
   "data.train",
   "data.validation",
   "data.cache_dir",
@@ -93,6 +97,7 @@ class Resume:
   Attributes:
     step: the newest checkpoint's.
     data: the run's data facts.
+    examples: windows that it was trained on.
     clock: where `metrics.Clock` stood.
     tokenizer: the run's.
     saved: the config that the checkpoint was trained with.
@@ -101,6 +106,7 @@ class Resume:
 
   step: int
   data: dict[str, Any]
+  examples: int
   clock: dict[str, Any]
   tokenizer: Tokenizer
   saved: Config
@@ -120,7 +126,9 @@ def find_resume(workdir: Path, config: Configuration) -> Resume | None:
   asked = config_lib.resolve(config, tokenizer.vocab_size)
   saved = config_lib.from_dict(meta["config"])
   check_resume(workdir, saved, asked, meta["step"])
-  return Resume(meta["step"], meta["data"], meta["clock"], tokenizer, saved, asked)
+  # Runs of before batches could change did not count.
+  examples = meta.get("examples", meta["step"] * saved.train.batch_size)
+  return Resume(meta["step"], meta["data"], examples, meta["clock"], tokenizer, saved, asked)
 
 
 def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:

@@ -1,0 +1,530 @@
+"""Text to token shards (`shards`): read in order, tokenised on all cores, written whole or not.
+
+A part of a source is read as units of about `UNIT_BYTES`, and `SHARD_UNITS` units make a shard, so
+that what is in a shard depends on the source alone: neither on how many processes tokenise nor on
+how often they were stopped. Each shard's record is written after it, and a preparation that is run
+again reads on behind the last one.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+
+from crate_jax.data import shards, sources
+from crate_jax.data.sources import Part, Record, Source
+from crate_jax.data.tokenizer import Tokenizer, make_tokenizer
+from crate_jax.errors import UserError
+
+UNIT_BYTES = 1 << 23  # of records, tokenised by one process at a time
+SHARD_UNITS = 8
+PROGRESS = ".progress"  # folder of the records, until the manifest takes them up
+QUARANTINE = "quarantine.jsonl"
+_RECIPE = "recipe.json"
+_COUNTS = ("documents", "text_bytes", "empty", "duplicates", "quarantined")
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """The documents of a source that belong to a split.
+
+  Attributes:
+    split: "train" or "validation".
+    source: where they stand.
+    low: a document is kept if its SHA-256, as a fraction of 2^256, is at least this,
+    high: and less than this;
+    exclude: and if the first 16 bytes of it are not among these.
+  """
+
+  split: str
+  source: Source
+  low: float = 0.0
+  high: float = 1.0
+  exclude: frozenset[bytes] = frozenset()
+
+  def has(self, text: str) -> bool:
+    """True if a document of the source belongs to the split or to `exclude`."""
+    return self.low <= _fraction(_digest(text)) < self.high
+
+
+class Unit(NamedTuple):
+  """Neighbouring records of a part; `last` if they are its end, `done` as in `Record`."""
+
+  part: int
+  number: int
+  records: list[Record]
+  last: bool
+  done: int
+
+
+class Encoded(NamedTuple):
+  """What became of a unit."""
+
+  tokens: np.ndarray
+  lengths: np.ndarray  # tokens of each document, its end-of-text included
+  counts: dict[str, int]
+  quarantined: list[dict[str, Any]]
+
+
+class Encoder:
+  """Units to tokens; the same here, in a worker process, and in a Beam worker."""
+
+  def __init__(self, tokenizer_json: str, selection: Selection) -> None:
+    self._json, self._selection = tokenizer_json, selection
+    self._tokenizer: Tokenizer | None = None  # not pickled: each process makes its own
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {**self.__dict__, "_tokenizer": None}
+
+  def __call__(self, unit: Unit) -> Encoded:
+    """Decodes, selects and tokenises the documents of a unit."""
+    if self._tokenizer is None:
+      self._tokenizer = Tokenizer.from_json(self._json)
+    counts = dict.fromkeys(_COUNTS, 0)
+    quarantined: list[dict[str, Any]] = []
+    tokens: list[np.ndarray] = []
+    ending = np.array([self._tokenizer.end_of_text], np.int32)
+    for ids in self._tokenizer.encode_each(self._texts(unit, counts, quarantined)):
+      tokens += [ids, ending]
+    lengths = [len(ids) + 1 for ids in tokens[::2]]
+    dtype = np.uint16 if self._tokenizer.vocab_size <= 1 << 16 else np.uint32
+    joined = np.concatenate([*tokens, np.zeros(0, np.int32)]).astype(dtype)
+    return Encoded(joined, np.array(lengths, np.uint32), counts, quarantined)
+
+  def _texts(
+    self, unit: Unit, counts: dict[str, int], quarantined: list[dict[str, Any]]
+  ) -> Iterator[str]:
+    chosen = self._selection
+    for record in unit.records:
+      try:
+        text = chosen.source.text(record)
+      except sources.BadRecord as error:
+        counts["quarantined"] += 1
+        place = {"split": chosen.split, "file": record.piece, "record": record.number}
+        start = record.data[:80].decode(errors="backslashreplace")
+        quarantined.append({**place, "reason": str(error), "start": start})
+        continue
+      if not text.strip():
+        counts["empty"] += 1
+      elif not chosen.has(text):
+        continue
+      elif _digest(text)[:16] in chosen.exclude:
+        counts["duplicates"] += 1
+      else:
+        counts["documents"] += 1
+        counts["text_bytes"] += len(text.encode())
+        yield text
+
+
+def units(source: Source, index: int, part: Part) -> Iterator[Unit]:
+  """The units of a part, at least one, and the last marked."""
+  records: list[Record] = []
+  number = size = 0
+  for record in source.records(part):
+    if size >= UNIT_BYTES:  # only now, that another record is there
+      yield Unit(index, number, records, last=False, done=records[-1].done)
+      records, number, size = [], number + 1, 0
+    records.append(record)
+    size += len(record.data)
+  yield Unit(index, number, records, last=True, done=part.size)
+
+
+class Preparation:
+  """One preparation of a text in one folder.
+
+  Attributes:
+    out: the folder.
+    tokenizer: what makes the tokens.
+    selections: the validation documents, and those to train on.
+    recipe: what decides every byte of the result.
+  """
+
+  def __init__(
+    self,
+    out: Path,
+    *,
+    train: str,
+    validation: str,
+    validation_fraction: float,
+    tokenizer: str,
+    bpe_vocab_size: int,
+    cache: Path,
+  ) -> None:
+    """Looks at the sources, and makes or finds the tokenizer.
+
+    Args:
+      out: the folder, made if it is not there.
+      train: see `sources.source`.
+      validation: likewise; or "" to set documents of `train` aside, those whose SHA-256 is lowest.
+      validation_fraction: the share that is then expected to be set aside.
+      tokenizer: see `make_tokenizer`; also `bpe_vocab_size` and `cache`.
+      bpe_vocab_size: see above.
+      cache: see above.
+
+    Raises:
+      UserError: a source is not there, or `out` holds something else.
+    """
+    if not 0 < validation_fraction < 1:
+      raise UserError(f"data.validation_fraction={validation_fraction} is not between 0 and 1.")
+    if out.exists() and not out.is_dir():
+      raise UserError(f"--out={out} is a file, not a folder.")
+    self.out = out
+    there = sources.source(train, "data.train")
+    self.selections = _selections(there, validation, validation_fraction)
+    self.parts = {chosen.split: chosen.source.parts() for chosen in self.selections}
+    self.recipe: dict[str, Any] = {
+      "format": shards.FORMAT,
+      "tokenizer": tokenizer,
+      "bpe_vocab_size": bpe_vocab_size if tokenizer == "bpe" else None,
+      "splits": {
+        chosen.split: {
+          "source": chosen.source.description,
+          "share": [chosen.low, chosen.high],
+          "parts": [[list(part.pieces), part.size] for part in self.parts[chosen.split]],
+        }
+        for chosen in self.selections
+      },
+    }
+    begun = self._check_recipe()
+    if validation:
+      self.selections = _without_duplicates(self.selections)
+    if begun and (out / shards.TOKENIZER).exists():
+      self.tokenizer = Tokenizer.load(out / shards.TOKENIZER)
+    else:
+      held_out, kept = (_Documents(chosen) for chosen in self.selections)
+      self.tokenizer = make_tokenizer(tokenizer, kept, held_out, bpe_vocab_size, cache)
+      self.tokenizer.save(out / shards.TOKENIZER)
+
+  @property
+  def finished(self) -> bool:
+    """True if the folder holds the whole result."""
+    return (self.out / shards.MANIFEST).exists()
+
+  def encoder(self, chosen: Selection) -> Encoder:
+    """What tokenises the units of a split."""
+    return Encoder(self.tokenizer.to_json(), chosen)
+
+  def write_shard(
+    self, split: str, part: int, number: int, encoded: list[Encoded], last: bool
+  ) -> None:
+    """Writes a shard, then its record."""
+    name = f"{part:05}-{number:05}"
+    tokens = np.concatenate([one.tokens for one in encoded])
+    ends = np.cumsum(np.concatenate([one.lengths for one in encoded]), dtype=np.int64)
+    record = {
+      "last": last,
+      "counts": {key: sum(one.counts[key] for one in encoded) for key in _COUNTS},
+      "quarantined": [entry for one in encoded for entry in one.quarantined],
+      "shard": None,
+    }
+    if len(tokens):
+      file = f"{split}/{name}.safetensors"
+      size, sha256 = shards.write(self.out / file, tokens, ends)
+      record["shard"] = dataclasses.asdict(shards.Shard(file, len(tokens), len(ends), size, sha256))
+    shards.write_bytes(self._record_path(split, part, number), json.dumps(record).encode())
+
+  def records(self, split: str, part: int) -> list[dict[str, Any]]:
+    """The records of a part's shards that are done, from its first on."""
+    done: list[dict[str, Any]] = []
+    while (path := self._record_path(split, part, len(done))).exists():
+      record = json.loads(path.read_bytes())
+      if there := record["shard"]:
+        file = self.out / there["file"]
+        if not file.exists() or file.stat().st_size != there["bytes"]:
+          break  # the disk lost it: made again
+      done.append(record)
+    return done
+
+  def finish(self) -> dict[str, Any]:
+    """Writes the manifest from the records, and returns it.
+
+    Raises:
+      UserError: a split has no document.
+    """
+    manifest: dict[str, Any] = {
+      "format": shards.FORMAT,
+      "recipe": self.recipe,
+      "tokenizer": {
+        "vocab_size": self.tokenizer.vocab_size,
+        "end_of_text": self.tokenizer.end_of_text,
+        "sha256": self.tokenizer.digest(),
+      },
+      "splits": {},
+    }
+    quarantined: list[dict[str, Any]] = []
+    for chosen in self.selections:
+      split = chosen.split
+      indices = range(len(self.parts[split]))
+      records = [record for index in indices for record in self.records(split, index)]
+      there = [record["shard"] for record in records if record["shard"]]
+      quarantined += [entry for record in records for entry in record["quarantined"]]
+      manifest["splits"][split] = {
+        "tokens": sum(shard["tokens"] for shard in there),
+        **{key: sum(record["counts"][key] for record in records) for key in _COUNTS},
+        "sha256": hashlib.sha256("".join(s["sha256"] for s in there).encode()).hexdigest(),
+        "shards": there,
+      }
+    if quarantined:
+      lines = "".join(json.dumps(entry) + "\n" for entry in quarantined)
+      shards.write_bytes(self.out / QUARANTINE, lines.encode())
+    for split, said in manifest["splits"].items():
+      if not said["tokens"]:
+        raise UserError(
+          f"{self.recipe['splits'][split]['source']} yields no document for {split}: of its "
+          f"records {said['empty']} are empty, {said['duplicates']} stand in the validation set, "
+          f"and {said['quarantined']} are no documents (see {self.out / QUARANTINE})."
+        )
+    shards.write_bytes(self.out / shards.MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+    shutil.rmtree(self.out / PROGRESS)
+    return manifest
+
+  def _record_path(self, split: str, part: int, number: int) -> Path:
+    return self.out / PROGRESS / f"{split}-{part:05}-{number:05}.json"
+
+  def _check_recipe(self) -> bool:
+    """Refuses a folder that holds something else; True if it was begun before."""
+    path, manifest = self.out / PROGRESS / _RECIPE, self.out / shards.MANIFEST
+    if manifest.exists():
+      before = shards.read_manifest(self.out, "--out")["recipe"]
+    elif path.exists():
+      before = json.loads(path.read_bytes())
+    else:
+      shards.write_bytes(path, json.dumps(self.recipe).encode())
+      return False
+    if before != json.loads(json.dumps(self.recipe)):
+      raise UserError(
+        f"--out={self.out} holds a preparation of {_difference(before, self.recipe)}: choose "
+        "another folder, or delete this one."
+      )
+    return True
+
+
+def prepare(work: Preparation) -> dict[str, Any]:
+  """Does all that is left of a preparation on this machine's cores; returns the manifest.
+
+  Raises:
+    UserError: a source cannot be read, the disk is full, or a worker was killed; what is done
+      stays, and the next call goes on from it.
+  """
+  if work.finished:
+    return shards.read_manifest(work.out, "--out")
+  total = sum(part.size for parts in work.parts.values() for part in parts)
+  with _explained(work.out), _Progress(total) as progress:
+    for chosen in work.selections:
+      _prepare_split(work, chosen, progress)
+    return work.finish()
+
+
+def _prepare_split(work: Preparation, chosen: Selection, progress: "_Progress") -> None:
+  gathered: list[Encoded] = []
+  for unit, encoded in _encode_all(work, chosen, progress):
+    gathered.append(encoded)
+    if unit.last or len(gathered) == SHARD_UNITS:
+      number = unit.number // SHARD_UNITS
+      work.write_shard(chosen.split, unit.part, number, gathered, unit.last)
+      gathered = []
+
+
+def _encode_all(
+  work: Preparation, chosen: Selection, progress: "_Progress"
+) -> Iterator[tuple[Unit, Encoded]]:
+  """Every unit that no shard holds yet, in order, tokenised by as many processes as cores."""
+  workers = _cores()
+  waiting: collections.deque[tuple[Unit, int, Future[Encoded]]] = collections.deque()
+  pool = ProcessPoolExecutor(
+    workers,
+    mp_context=multiprocessing.get_context("spawn"),  # a fork would copy the threads' locks
+    initializer=_start_worker,
+    initargs=(work.encoder(chosen),),
+  )
+
+  def first_waiting() -> tuple[Unit, Encoded]:
+    unit, size, future = waiting.popleft()
+    encoded = future.result()
+    progress.add(work.parts[chosen.split][unit.part], unit, size)
+    return unit, encoded
+
+  try:
+    for unit in _units_left(work, chosen.split, chosen.source, progress):
+      size = sum(len(record.data) for record in unit.records)
+      waiting.append((unit._replace(records=[]), size, pool.submit(_encode, unit)))
+      if len(waiting) > 2 * workers:  # enough to keep them busy; more would only take memory
+        yield first_waiting()
+    while waiting:
+      yield first_waiting()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _units_left(
+  work: Preparation, split: str, source: Source, progress: "_Progress"
+) -> Iterator[Unit]:
+  for index, part in enumerate(work.parts[split]):
+    done = work.records(split, index)
+    if done and done[-1]["last"]:
+      progress.skip(part)
+      continue
+    for unit in units(source, index, part):
+      if unit.number >= len(done) * SHARD_UNITS:
+        yield unit
+
+
+def _cores() -> int:
+  """Those that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+_encoder: Encoder | None = None  # of a worker process
+
+
+def _start_worker(encoder: Encoder) -> None:
+  global _encoder
+  _encoder = encoder
+  os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each core has a process of its own
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reads
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+  """Ends this process when the one that started it has ended, however that was."""
+  parent = multiprocessing.parent_process()
+  if parent is not None:
+    parent.join()
+    os._exit(1)
+
+
+def _encode(unit: Unit) -> Encoded:
+  assert _encoder is not None
+  return _encoder(unit)
+
+
+class _Progress:
+  """A line on a terminal, a line every half minute elsewhere: share done, MB/s, time left."""
+
+  def __init__(self, total: int) -> None:
+    terminal = sys.stderr.isatty()
+    self._bar = tqdm.tqdm(
+      total=total,
+      file=sys.stderr,
+      dynamic_ncols=terminal,
+      mininterval=0.1 if terminal else 30,
+      maxinterval=0.1 if terminal else 30,
+      bar_format="{percentage:3.0f}% |{bar:30}| {desc}  {remaining} left",
+    )
+    self._started, self._bytes, self._before = time.monotonic(), 0, 0
+
+  def add(self, part: Part, unit: Unit, size: int) -> None:
+    """A unit of so many bytes of text is tokenised."""
+    self._bytes += size
+    speed = self._bytes / 1e6 / (time.monotonic() - self._started)
+    self._bar.set_description_str(f"{speed:.1f} MB/s", refresh=False)
+    self._bar.update(self._before + unit.done - self._bar.n)
+    if unit.last:
+      self._before += part.size
+
+  def skip(self, part: Part) -> None:
+    """A part was done before."""
+    self._before += part.size
+    self._bar.initial += part.size  # so that it does not count as speed
+    self._bar.update(part.size)
+
+  def __enter__(self) -> "_Progress":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self._bar.close()
+
+
+@contextlib.contextmanager
+def _explained(out: Path) -> Iterator[None]:
+  """Turns what the machine raises into a sentence."""
+  again = "What is prepared stays; run the same command again to go on."
+  try:
+    yield
+  except OSError as error:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "the disk is full" if full else str(error)
+    raise UserError(f"--out={out} cannot be written: {what}. {again}") from error
+  except BrokenProcessPool as error:
+    raise UserError(
+      f"A process that tokenises was killed, perhaps for lack of memory. {again}"
+    ) from error
+
+
+class _Documents:
+  """The documents of a selection, as often as they are asked for; what is none is left out."""
+
+  def __init__(self, selection: Selection) -> None:
+    self._selection = selection
+
+  def __iter__(self) -> Iterator[str]:
+    chosen = self._selection
+    for part in chosen.source.parts():
+      for record in chosen.source.records(part):
+        with contextlib.suppress(sources.BadRecord):
+          text = chosen.source.text(record)
+          if text.strip() and chosen.has(text) and _digest(text)[:16] not in chosen.exclude:
+            yield text
+
+
+def _selections(train: Source, validation: str, fraction: float) -> list[Selection]:
+  """The validation documents, and those to train on."""
+  if validation:
+    held_out = sources.source(validation, "data.validation")
+    return [Selection("validation", held_out), Selection("train", train)]
+  return [
+    Selection("validation", train, 0.0, fraction),
+    Selection("train", train, fraction, 1.0),
+  ]
+
+
+def _without_duplicates(selections: list[Selection]) -> list[Selection]:
+  """The same, without the training documents that stand in the validation set."""
+  held_out, train = selections
+  known = frozenset(_digest(text)[:16] for text in _Documents(held_out))
+  return [held_out, dataclasses.replace(train, exclude=known)]
+
+
+def _difference(before: Any, now: Any) -> str:
+  """What of two recipes differs first, in words."""
+  for key in ("format", "tokenizer", "bpe_vocab_size"):
+    if before.get(key) != now[key]:
+      return f"{key}={before.get(key)!r}, not {now[key]!r}"
+  for split, there in now["splits"].items():
+    earlier = before["splits"].get(split, {})
+    for key in ("source", "share"):
+      if earlier.get(key) != there[key]:
+        return f"{split} {key} {earlier.get(key)!r}, not {there[key]!r}"
+    pairs = itertools.zip_longest(earlier["parts"], there["parts"])
+    for was, part in pairs:
+      if was != part:
+        return f"another text: {split} had {was} and has {part} now (files, bytes)"
+  return "another text"
+
+
+def _digest(text: str) -> bytes:
+  return hashlib.sha256(text.encode()).digest()
+
+
+def _fraction(digest: bytes) -> float:
+  return int.from_bytes(digest[:8]) / 2**64
