@@ -294,6 +294,8 @@ class Preparation:
         )
     shards.write_bytes(self.out / shards.MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
     shutil.rmtree(self.out / PROGRESS)
+    for stale in self.out.rglob(".*.tmp"):  # of a process that was killed as it wrote
+      stale.unlink()
     return manifest
 
   def _record_path(self, split: str, part: int, number: int) -> Path:

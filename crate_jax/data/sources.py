@@ -128,12 +128,24 @@ def source(name: str, key: str = "data") -> Source:
 
 
 def read_documents(name: str, key: str = "data") -> list[str]:
-  """All documents of a source, in its order; blank ones are left out.
+  """All documents of a source at once; see `iterate`.
 
   Raises:
     UserError: the source is missing, empty or damaged, or a document is.
   """
-  there, documents = source(name, key), []
+  documents = list(iterate(name, key))
+  if not documents:
+    raise UserError(f"{key}={name!r} is empty: it holds no text.")
+  return documents
+
+
+def iterate(name: str, key: str = "data") -> Iterator[str]:
+  """The documents of a source, in its order; blank ones are left out.
+
+  Raises:
+    UserError: the source is missing or damaged, or a document is.
+  """
+  there = source(name, key)
   for part in there.parts():
     for record in there.records(part):
       try:
@@ -141,10 +153,7 @@ def read_documents(name: str, key: str = "data") -> list[str]:
       except BadRecord as error:
         raise UserError(f"{key}: {record.piece}, document {record.number}, {error}.") from error
       if text.strip():
-        documents.append(text)
-  if not documents:
-    raise UserError(f"{key}={name!r} is empty: it holds no text.")
-  return documents
+        yield text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,7 +277,10 @@ class TensorFlowDataset:
       return tfds.data_source(self.name, split=self.split, download=False)
     except Exception as error:  # it raises of every kind
       reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-      raise UserError(f"{self.key}={self.description!r} cannot be opened: {reason}") from error
+      raise UserError(
+        f"{self.key}={self.description!r} cannot be opened in {tfds.core.constants.DATA_DIR} "
+        f"(TFDS_DATA_DIR names another folder): {reason.rstrip('.')}."
+      ) from error
 
 
 @dataclasses.dataclass(frozen=True)
