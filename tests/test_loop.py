@@ -106,14 +106,15 @@ def test_the_result_says_what_the_run_was(finished):
   run = crate_jax.load(workdir)
   assert run.step == 10 and config_lib.to_dict(run.config) == result["config"]
   corpus = loop._load_corpus(small, None)
-  scored = corpus.validation[:501]
+  scored = pipeline.first(corpus.validation, 501)
   got = run.loss(scored)
   assert got.nats == pytest.approx(result["val_loss"], rel=1e-6)
   assert got.bits_per_byte == pytest.approx(result["bits_per_byte"], rel=1e-6)
   assert got.tokens == result["val_tokens"] == 500
-  assert run.loss(corpus.train[:501]).nats == pytest.approx(result["train_loss"], rel=1e-6)
-  assert references.bigram_loss(corpus.train, scored, 257) == result["bigram_loss"]
-  assert references.unigram_loss(corpus.train, scored, 257) == result["unigram_loss"]
+  train = pipeline.first(corpus.train)
+  assert run.loss(train[:501]).nats == pytest.approx(result["train_loss"], rel=1e-6)
+  assert references.bigram_loss(train, scored, 257) == result["bigram_loss"]
+  assert references.unigram_loss(train, scored, 257) == result["unigram_loss"]
   assert result["val_loss"] < math.log(257)
 
 
@@ -286,3 +287,94 @@ def test_gpt2_reaches_nanogpts_loss_on_shakespeare(shared_data, tmp_path):
   result = loop.train(config, tmp_path)
   assert result["val_tokens"] == 111_539  # the whole split but its first character
   assert result["val_loss"] <= 1.87
+
+
+def train_batches(c, corpus):
+  return pipeline.batches(
+    corpus.train, context=c.model.context, batch_size=c.train.batch_size, seed=c.seed
+  )
+
+
+def test_every_logged_step_says_which_batch_it_was(small, tmp_path):
+  loop.train(small, tmp_path / "run")
+  said = [line["batch_hash"] for line in metrics(tmp_path / "run")]
+  batches = itertools.islice(train_batches(small, loop._load_corpus(small, None)), 10)
+  assert said == [pipeline.hexadecimal(pipeline.batch_hash(batch)) for batch in batches]
+  assert len(set(said)) == 10
+
+
+def test_a_run_goes_on_with_other_batches_at_its_example(small, tmp_path):
+  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+  small.train.steps = 5
+  loop.train(small, tmp_path / "run")
+  small.train.batch_size, small.train.steps = 16, 8
+  result = loop.train(small, tmp_path / "run")
+  order = np.concatenate(
+    list(itertools.islice(train_batches(small, loop._load_corpus(small, None)), 6))
+  )
+  batches = [order[8 * i : 8 * i + 8] for i in range(5)]
+  batches += [order[40 + 16 * i : 56 + 16 * i] for i in range(3)]
+  lines = metrics(tmp_path / "run")
+  expected = [pipeline.hexadecimal(pipeline.batch_hash(batch)) for batch in batches]
+  assert [line["batch_hash"] for line in lines] == expected
+  assert [line["tokens"] for line in lines][-1] == result["tokens"] == (5 * 8 + 3 * 16) * 16
+
+
+def jsonl_folder(folder, text):
+  """Two .jsonl.zst files, and one of validation documents beside them."""
+  documents = sources.read_documents(str(text))
+  for name, part in (
+    ("train/0", documents[:5]),
+    ("train/1", documents[5:10]),
+    ("val", documents[10:]),
+  ):
+    file = folder / f"{name}.jsonl.zst"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in part)
+    file.write_bytes(sources.zstd.compress(lines.encode()))
+  return folder
+
+
+@pytest.mark.parametrize("prepare", [False, True])
+def test_a_folder_of_json_lines_trains(small, text, tmp_path, prepare):
+  folder = jsonl_folder(tmp_path / "jsonl", text)
+  small.data.train, small.data.validation = str(folder / "train"), str(folder / "val.jsonl.zst")
+  if prepare:
+    data = config_lib.data_config(small)
+    options = dataclasses.asdict(data)
+    del options["prepared"], options["cache_dir"]
+    work = preparation.Preparation(tmp_path / "out", **options, cache=tmp_path)
+    preparation.prepare(work)
+    small.data.prepared, small.data.train, small.data.validation = str(tmp_path / "out"), "", ""
+  result = loop.train(small, tmp_path / "run")
+  assert result["data"]["train_documents"] == 10 and result["data"]["validation_documents"] == 2
+  run = crate_jax.load(tmp_path / "run")
+  tokens, _, digest = run.text_tokens(str(tmp_path / "run"))
+  assert digest == result["data"]["validation_sha256"]
+  assert run.loss(tokens[:501]).nats == pytest.approx(result["val_loss"], rel=1e-6)
+  small.train.steps = 10
+  assert loop.train(small, tmp_path / "run")["steps"] == 10  # finished: nothing is read
+
+
+def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_path):
+  folder, out = jsonl_folder(tmp_path / "jsonl", text), tmp_path / "out"
+  options = {"validation_fraction": 0.1, "tokenizer": "bytes", "bpe_vocab_size": 0}
+  for train in ("train", "train/0.jsonl.zst"):
+    shutil.rmtree(out, ignore_errors=True)
+    preparation.prepare(
+      preparation.Preparation(
+        out,
+        train=str(folder / train),
+        validation=str(folder / "val.jsonl.zst"),
+        cache=tmp_path,
+        **options,
+      )
+    )
+    small.data.prepared = str(out)
+    if train == "train":
+      small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+      small.train.steps = 5
+      loop.train(small, tmp_path / "run")
+  small.train.steps = 8
+  with pytest.raises(UserError, match=r"data\.train is not the text that the run"):
+    loop.train(small, tmp_path / "run")

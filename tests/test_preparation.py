@@ -157,7 +157,7 @@ def test_a_full_disk_loses_nothing(tmp_path, small_units, monkeypatch):
     return write(path, tokens, ends)
 
   monkeypatch.setattr(shards, "write", fill)
-  with pytest.raises(UserError, match="the disk is full. What is prepared stays; run the same"):
+  with pytest.raises(UserError, match=r"the disk is full\. What is prepared stays; run the same"):
     preparation.prepare(plan(tmp_path / "out", train, held_out))
   monkeypatch.setattr(shards, "write", write)
   before = {path: path.stat().st_mtime_ns for path in written}

@@ -118,7 +118,7 @@ def test_a_shard_that_is_not_whole_is_named(prepared, change, sentence):
 def test_a_token_outside_the_vocabulary_is_named(prepared):
   folder, _ = prepared
   file = folder / "train" / "00001-00000.safetensors"
-  shards.write(file, np.array([1, 999, 256], np.uint16), np.array([2, 3]))
+  shards.write(file, np.array([1, 999, 256], np.uint16), np.array([1, 2, 3]))
   with pytest.raises(UserError, match=r"00001-.* holds the token id 999, and the vocabulary ends"):
     open_train(folder)[10_000:10_003]
 
@@ -146,7 +146,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text, sentence):
 
 
 def test_a_folder_that_is_not_prepared_says_what_prepares_it(tmp_path):
-  with pytest.raises(UserError, match=r"is not there: `python -m crate_jax\.prepare .*python_stdlib"):
+  with pytest.raises(UserError, match=r"is not there: `python -m crate_jax\.prepare .*_stdlib"):
     shards.Prepared(tmp_path / "nothing")
   with pytest.raises(UserError, match="is there, but not prepared to its end"):
     shards.Prepared(tmp_path)

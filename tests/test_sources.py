@@ -1,12 +1,19 @@
 import gzip
+import json
 import lzma
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
 from crate_jax.data import sources, splits
 from crate_jax.errors import UserError
+
+if sys.version_info >= (3, 14):
+  from compression import zstd
+else:
+  from backports import zstd
 
 
 def test_documents_are_separated_by_a_line(tmp_path):
@@ -29,16 +36,49 @@ def test_a_folder_is_read_by_name_plain_gz_and_xz(tmp_path):
   [
     ("empty.txt", b"", "is empty"),
     ("blank.txt", b"\n \n<|endoftext|>\n", "is empty"),
-    ("latin.txt", b"caf\xe9", r"latin.txt is not UTF-8 text \(byte 0xe9 at 3\)"),
+    ("latin.txt", b"caf\xe9", r"latin.txt, document 1, is not UTF-8 text \(byte 0xe9 at 3\)"),
     ("cut.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:20], r"cut.txt.gz cannot be read"),
     ("bad.txt.gz", b"no gzip", r"bad.txt.gz cannot be read"),
     ("bad.txt.xz", b"no xz", r"bad.txt.xz cannot be read"),
+    ("cut.txt.zst", zstd.compress(b"text" * 99)[:-3], r"cut.txt.zst cannot be read"),
+    ("bad.txt.zst", b"no zst", r"bad.txt.zst cannot be read"),
+    ("a.jsonl", b'{"text": "a"}\n{"txt": 1}\n', r'a.jsonl, document 2, .* string "text"'),
+    ("b.jsonl", b"[" * 100_000, r"b.jsonl, document 1, is not JSON that can be read"),
   ],
 )
 def test_a_bad_file_is_named(tmp_path, name, data, sentence):
   (tmp_path / name).write_bytes(data)
   with pytest.raises(UserError, match=sentence):
     sources.read_documents(str(tmp_path / name), "data.train")
+
+
+def test_json_lines_are_documents(tmp_path):
+  lines = [json.dumps({"text": text, "meta": None}) for text in ("one\n", "", "zw\u00f6lf \u2028")]
+  frames = [zstd.compress(f"{line}\n".encode()) for line in lines]  # as parallel packers write
+  (tmp_path / "a.jsonl.zst").write_bytes(b"".join(frames))
+  (tmp_path / "b.jsonl").write_text("\r\n".join(lines))
+  expected = ["one\n", "zw\u00f6lf \u2028"]
+  assert sources.read_documents(str(tmp_path)) == expected * 2
+
+
+def test_a_source_is_read_in_constant_memory(tmp_path):
+  file = tmp_path / "a.txt"
+  file.write_text("word " * 4000 + "\n<|endoftext|>\n")
+  there = sources.source(str(file))
+  (part,) = there.parts()
+  with file.open("a") as more:
+    for _ in range(500):
+      more.write("word " * 4000 + "\n<|endoftext|>\n")
+  tracemalloc.start()
+  count = sum(1 for _ in there.records(part))
+  assert count == 501 and tracemalloc.get_traced_memory()[1] < 1e6
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["tfds:a:b:c:d", ""])
+def test_a_source_that_cannot_be_is_refused(name):
+  with pytest.raises(UserError, match=r"is not written tfds:NAME|no such file"):
+    sources.source(name)
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -100,7 +140,8 @@ def test_the_standard_library_is_the_same_text_in_another_process():
   documents = sources.read_documents("python_stdlib")
   assert sum(map(len, documents)) > 6e6
   program = (
-    "from crate_jax.data.sources import *; print(digest(read_documents('python_stdlib')), end='')"
+    "from crate_jax.data import sources, splits;"
+    "print(splits.digest(sources.read_documents('python_stdlib')), end='')"
   )
   other = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

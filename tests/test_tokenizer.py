@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+import tokenizers as hf
+from tokenizers import decoders, models, pre_tokenizers
 
+from crate_jax.data import sources
 from crate_jax.data import tokenizer as tokenizers
 from crate_jax.errors import UserError
 
@@ -96,3 +99,64 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
     tokenizers.Tokenizer.load(tmp_path / "tokenizer.json")
   with pytest.raises(UserError, match=r"absent\.json is missing"):
     tokenizers.Tokenizer.load(tmp_path / "absent.json")
+
+
+def words(folder):
+  """A tokenizer.json of another kind: SentencePiece's spaces and bytes, </s>, and a gap in its ids."""
+  vocabulary = {
+    "<unk>": 0,
+    "</s>": 1,
+    "\u2581the": 2,
+    "\u2581cat": 3,
+    "<0xC3>": 4,
+    "<0xBC>": 5,
+    "\u2581": 9,
+  }
+  tokenizer = hf.Tokenizer(
+    models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, ignore_merges=True)
+  )
+  tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+  tokenizer.decoder = decoders.Sequence(
+    [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+  )
+  tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def test_any_tokenizer_file_is_one(tmp_path):
+  words(tmp_path)
+  for name in (tmp_path, tmp_path / "tokenizer.json"):
+    tokenizer = make(str(name), tmp_path)
+    assert (tokenizer.end_of_text, tokenizer.vocab_size) == (1, 10)
+    ids = tokenizer.encode("the cat the \u00fc")
+    np.testing.assert_array_equal(ids, [2, 3, 2, 9, 4, 5])
+    assert tokenizer.byte_lengths()[ids].sum() == len(" the cat the \u00fc".encode())
+    assert tokenizer.decode(ids) == " the cat the \u00fc"
+
+
+def test_a_vocabulary_without_an_end_is_refused(tmp_path):
+  hf.Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))
+  with pytest.raises(UserError, match=r"tokenizer\.json: The tokenizer has no token that ends a"):
+    make(str(tmp_path), tmp_path)
+
+
+def test_the_released_files_of_gpt2_give_the_ids_of_tiktoken(shared_data, tmp_path):
+  tiktoken = pytest.importorskip("tiktoken")
+  load = pytest.importorskip("tiktoken.load")
+  folder = shared_data / "gpt2-bpe"
+  ranks = load.data_gym_to_mergeable_bpe_ranks(
+    vocab_bpe_file=str(folder / "vocab.bpe"), encoder_json_file=str(folder / "encoder.json")
+  )
+  pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+  other = tiktoken.Encoding(
+    "gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 50256}
+  )
+  ours = make(str(folder), tmp_path)
+  assert (ours.vocab_size, ours.end_of_text) == (50257, 50256)
+  read = 0
+  for text in sources.iterate(str(shared_data / "bookmix" / "train.txt.xz")):
+    text = text[: 10_000_000 - read]
+    np.testing.assert_array_equal(ours.encode(text), other.encode_ordinary(text))
+    read += len(text)
+    if read >= 10_000_000:
+      break
+  assert read == 10_000_000

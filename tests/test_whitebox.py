@@ -261,7 +261,7 @@ def test_every_preset_has_its_line_its_tables_and_its_picture(name, small, tmp_p
 def untrained(small):
   """A run as far as its text goes."""
   corpus = pipeline.load_corpus(
-    train=small.data.train, validation="", validation_fraction=0.1, tokenizer="bytes",
+    prepared="", train=small.data.train, validation="", validation_fraction=0.1, tokenizer="bytes",
     bpe_vocab_size=0, cache=None,
   )  # fmt: skip
   config = config_lib.resolve(small, corpus.tokenizer.vocab_size)

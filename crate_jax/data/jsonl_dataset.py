@@ -2,7 +2,7 @@
 
   python -m crate_jax.data.jsonl_dataset --source=pile/ --data_dir=~/tensorflow_datasets
 
-SOURCE holds a folder or file for each split (train/, validation/, or val.jsonl.zst, test.jsonl.zst).
+SOURCE holds a folder or file for each split: train/, validation/, or val.jsonl.zst, test.jsonl.zst.
 A config then names it as data.train="tfds:jsonl_text:train", with TFDS_DATA_DIR set to the folder
 unless that is the default one.
 """
