@@ -1,8 +1,10 @@
 """A TensorFlow dataset, built from JSON lines and mocked, without TensorFlow."""
 
 import json
+import subprocess
 import sys
 
+import conftest
 import pytest
 
 from crate_jax.data import sources
@@ -15,16 +17,21 @@ pytest.importorskip("array_record")
 TEXTS = [f"document {i}: " + "the cat sat on a mat " * 20 for i in range(30)]
 
 
+def build(folder, data_dir):
+  program = [sys.executable, "-m", "tensorflow_datasets.scripts.cli.main", "build"]
+  program += ["crate_jax/data/jsonl_dataset.py", f"--manual_dir={folder}", f"--data_dir={data_dir}"]
+  return subprocess.run(program, cwd=conftest.ROOT, capture_output=True, text=True, timeout=100)
+
+
 @pytest.fixture
 def built(tmp_path, monkeypatch):
-  from crate_jax.data import jsonl_dataset
-
   folder = tmp_path / "jsonl"
   (folder / "train").mkdir(parents=True)
   for name, texts in (("train/0", TEXTS[:10]), ("train/1", TEXTS[10:25]), ("val", TEXTS[25:])):
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (folder / f"{name}.jsonl").write_text(lines)
-  jsonl_dataset.build(str(folder), str(tmp_path / "tfds"))
+  done = build(folder, tmp_path / "tfds")
+  assert done.returncode == 0, done.stderr
   monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "tfds"))
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
   return tmp_path / "tfds"
@@ -74,7 +81,5 @@ def test_what_is_not_there_is_named(built, name, sentence):
 
 
 def test_a_folder_without_a_training_split_is_refused(tmp_path):
-  from crate_jax.data import jsonl_dataset
-
-  with pytest.raises(UserError, match="holds no folder or file of the name train"):
-    jsonl_dataset.build(str(tmp_path), str(tmp_path / "tfds"))
+  failed = build(tmp_path, tmp_path / "tfds")
+  assert failed.returncode and "holds no folder or file of the name train" in failed.stderr

@@ -102,16 +102,9 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
 
 
 def words(folder):
-  """A tokenizer.json of another kind: SentencePiece's spaces and bytes, </s>, and a gap in its ids."""
-  vocabulary = {
-    "<unk>": 0,
-    "</s>": 1,
-    "\u2581the": 2,
-    "\u2581cat": 3,
-    "<0xC3>": 4,
-    "<0xBC>": 5,
-    "\u2581": 9,
-  }
+  """A tokenizer.json of another kind: SentencePiece's spaces and bytes, </s>, a gap in its ids."""
+  tokens = ("<unk>", "</s>", "\u2581the", "\u2581cat", "<0xC3>", "<0xBC>")
+  vocabulary = {token: i for i, token in enumerate(tokens)} | {"\u2581": 9}
   tokenizer = hf.Tokenizer(
     models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, ignore_merges=True)
   )
