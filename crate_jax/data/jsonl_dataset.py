@@ -1,10 +1,11 @@
 """A TensorFlow dataset of folders of JSON lines, built as array_record without TensorFlow.
 
-  tfds build crate_jax/data/jsonl_dataset.py --manual_dir=$PWD/pile --data_dir=$PWD/tfds
+  python -c "from crate_jax.data.jsonl_dataset import build; build('pile-raw/', 'tfds/')"
 
-The manual folder holds a folder or file for each split: train/, validation/, or val.jsonl.zst,
+The first folder holds a folder or file for each split: train/, validation/, or val.jsonl.zst,
 test.jsonl.zst. A config names the dataset as data.train="tfds:jsonl_text:train"; the environment
-variable TFDS_DATA_DIR names the data_dir unless that is ~/tensorflow_datasets.
+variable TFDS_DATA_DIR names the second folder unless that is ~/tensorflow_datasets. (The command
+`tfds build` does the same where TensorFlow is installed.)
 """
 
 from collections.abc import Iterator
@@ -50,3 +51,15 @@ class JsonlText(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     yield from enumerate({"text": text} for text in sources.iterate(str(path), "manual_dir"))
+
+
+def build(source: str | Path, data_dir: str | Path | None = None) -> tfds.core.DatasetBuilder:
+  """Builds the dataset of a folder, unless it is there; takes the arguments of the example above.
+
+  Raises:
+    UserError: the folder has no training split, or a record is no document.
+  """
+  builder = JsonlText(data_dir=data_dir)
+  download = tfds.download.DownloadConfig(manual_dir=Path(source).expanduser().absolute())
+  builder.download_and_prepare(download_config=download)
+  return builder

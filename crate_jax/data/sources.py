@@ -37,7 +37,6 @@ _STDLIB_EXCLUDED |= {"ensurepip", "lib2to3"}
 
 _PART_BYTES = 1 << 26  # of small files together
 _PART = 100_000  # examples of a TensorFlow dataset
-_AT_ONCE = 256  # examples that it is asked for together
 
 
 class Part(NamedTuple):
@@ -243,23 +242,21 @@ class TensorFlowDataset:
     """The feature of each example."""
     first, last = map(int, part.pieces[0].split(":"))
     examples = self._open()
-    for start in range(first, last, _AT_ONCE):
-      asked = range(start, min(start + _AT_ONCE, last))
+    for i in range(first, last):
       try:
-        values = [example[self.feature] for example in examples.__getitems__(asked)]
+        value = examples[i][self.feature]
       except KeyError as error:
+        known = ", ".join(examples.dataset_info.features or ())
         raise UserError(
           f"{self.key}={self.description!r}: the dataset has no feature {self.feature!r}; it has "
-          f"{', '.join(examples.dataset_info.features or ())}."
+          f"{known}."
         ) from error
       except Exception as error:  # whatever its readers raise
         raise UserError(
-          f"{self.key}={self.description!r} cannot be read at examples {asked.start} to "
-          f"{asked.stop - 1}: {error}."
+          f"{self.key}={self.description!r} cannot be read at example {i}: {error}."
         ) from error
-      for i, value in zip(asked, values, strict=True):
-        data = value.encode() if isinstance(value, str) else bytes(value)
-        yield Record(data, part.pieces[0], i + 1 - first, i + 1 - first)
+      data = value.encode() if isinstance(value, str) else bytes(value)
+      yield Record(data, part.pieces[0], i + 1 - first, i + 1 - first)
 
   def text(self, record: Record) -> str:
     """The feature as text."""
