@@ -1,7 +1,7 @@
 """The paper's models: CRATE-Base and its nine relatives, with the paper's recipe.
 
-  python -m crate_jax.main --config=configs/base.py --workdir=runs/base
-  python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6
+  python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6 \\
+    --config.data.prepared=data/pile
 
 Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L and the presets of crate_jax/model/presets.py:
 crate, crate_complete, crate_alpha, tost, aot, gpt2 (docs/family.md); 12L,crate by default.

@@ -4,8 +4,8 @@ Reads the config and the text that it names; writes the work directory: checkpoi
 tokenizer.json, config.json, data.json, metrics.jsonl, tensorboard/, and at the end loss.png and
 result.json. A trained tokenizer is also kept in ~/.cache/crate_jax.
 
-  python -m crate_jax.main --config=configs/base.py --workdir=runs/base
-  python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6
+  python -m crate_jax.main --config=configs/pile.py --workdir=runs/base
+  python -m crate_jax.main --config=configs/pile.py:6L,gpt2 --workdir=runs/gpt6
   python -m crate_jax.main --config=configs/tiny.py --workdir=runs/t --config.train.steps=500
 
 configs/base.py lists every key. The config is a Python file, and is run.
