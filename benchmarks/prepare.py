@@ -1,11 +1,12 @@
 """How fast and in how much memory a text is prepared, beside Hugging Face's own `encode_batch`.
 
-They tokenise the same documents on the same cores, in turns: the library from memory, in the batches
-that serve it best of those tried, and doing nothing else; `crate_jax.prepare` from a packed file to
-synced shards. With --kills the preparation is also killed that often at random moments, and its bytes
-compared. Prints a table; with --out writes OUT/prepare.md and .json. Needs the extra `test`.
+They tokenise the same documents on the same cores, in turns: the library from memory, and doing
+nothing else; `crate_jax.prepare` from a packed file to synced shards. With --kills the preparation
+is also killed that often at random moments, and its bytes compared. Prints a table; with --out
+writes OUT/prepare.md and .json. Needs the extra `test`.
 
-  python benchmarks/prepare.py --text=train.txt.xz --tokenizer=gpt2/ --kills=10 --out=benchmarks/data
+  python benchmarks/prepare.py --text=train.txt.xz --tokenizer=gpt2/ --kills=10 \\
+    --out=benchmarks/data
 """
 
 import hashlib

@@ -34,7 +34,7 @@ BEAM = flags.DEFINE_string("beam", None, "Options of an Apache Beam pipeline to 
 def main() -> None:
   """Prepares."""
   from crate_jax import config as config_lib  # not before: --help and wrong flags answer at once
-  from crate_jax.data import preparation
+  from crate_jax.data import local, preparation
 
   config_lib.resolve(CONFIG.value, vocab_size=1)  # wrong keys are named before any text is read
   data = config_lib.data_config(CONFIG.value)
@@ -51,7 +51,7 @@ def main() -> None:
   if work.finished:
     print(f"{out} is prepared already:")
   if BEAM.value is None:
-    manifest = preparation.prepare(work)
+    manifest = local.prepare(work)
   else:
     from crate_jax.data import beam
 

@@ -3,7 +3,7 @@
 import pytest
 from test_preparation import books, files, jsonl, plan, small_units  # noqa: F401
 
-from crate_jax.data import preparation
+from crate_jax.data import local, preparation
 from crate_jax.errors import UserError
 
 pytest.importorskip("apache_beam")
@@ -19,7 +19,7 @@ def test_beam_writes_what_the_local_run_writes(tmp_path, small_units, validation
     jsonl(tmp_path / "train" / f"{i}.jsonl.zst", texts[20 * i : 20 * i + 20])
   held_out = jsonl(tmp_path / "val.jsonl", [*texts[:2], "else"]) if validation else ""
   sizes = preparation.UNIT_BYTES, preparation.SHARD_UNITS
-  preparation.prepare(plan(tmp_path / "local", tmp_path / "train", held_out))
+  local.prepare(plan(tmp_path / "local", tmp_path / "train", held_out))
   manifest = beam.prepare(plan(tmp_path / "beam", tmp_path / "train", held_out), [])
   assert sizes == (10_000, 2) and len(manifest["splits"]["train"]["shards"]) > 5
   assert files(tmp_path / "beam") == files(tmp_path / "local")

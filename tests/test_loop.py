@@ -13,7 +13,7 @@ import pytest
 import crate_jax
 from configs import shakespeare_char
 from crate_jax import config as config_lib
-from crate_jax.data import pipeline, preparation, sources
+from crate_jax.data import local, pipeline, preparation, sources
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import references
@@ -346,7 +346,7 @@ def test_a_folder_of_json_lines_trains(small, text, tmp_path, prepare):
     options = dataclasses.asdict(data)
     del options["prepared"], options["cache_dir"]
     work = preparation.Preparation(tmp_path / "out", **options, cache=tmp_path)
-    preparation.prepare(work)
+    local.prepare(work)
     small.data.prepared, small.data.train, small.data.validation = str(tmp_path / "out"), "", ""
   result = loop.train(small, tmp_path / "run")
   assert result["data"]["train_documents"] == 10 and result["data"]["validation_documents"] == 2
@@ -363,7 +363,7 @@ def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_pat
   options = {"validation_fraction": 0.1, "tokenizer": "bytes", "bpe_vocab_size": 0}
   for train in ("train", "train/0.jsonl.zst"):
     shutil.rmtree(out, ignore_errors=True)
-    preparation.prepare(
+    local.prepare(
       preparation.Preparation(
         out,
         train=str(folder / train),

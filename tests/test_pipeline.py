@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crate_jax.data import pipeline, preparation
+from crate_jax.data import local, pipeline, preparation
 from crate_jax.errors import UserError
 
 TOKENS = np.arange(50 * 8 + 5, dtype=np.int32)  # 50 windows of 8, and a rest
@@ -175,7 +175,7 @@ def prepare(folder, text, held_out, tokenizer="bytes"):
     bpe_vocab_size=300,
     cache=folder.parent,
   )
-  preparation.prepare(work)
+  local.prepare(work)
 
 
 def test_prepared_data_is_the_text_it_was_made_of(text, tmp_path):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from crate_jax.data import preparation, shards, sources, splits
+from crate_jax.data import local, preparation, shards, sources, splits
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 
@@ -61,7 +61,7 @@ def test_prepared_tokens_are_those_of_the_text(tmp_path, small_units):
     jsonl(tmp_path / "train" / f"{i}.jsonl.zst", train[20 * i : 20 * i + 20])
   validation = jsonl(tmp_path / "val.jsonl.gz", held_out)
   work = plan(tmp_path / "out", tmp_path / "train", validation, tokenizer="bpe")
-  manifest = preparation.prepare(work)
+  manifest = local.prepare(work)
   prepared = shards.Prepared(tmp_path / "out")
   kept = [text for text in train if text not in held_out]
   tokenizer = make_tokenizer("bpe", kept, held_out, 300, tmp_path / "cache")
@@ -81,7 +81,7 @@ def test_prepared_tokens_are_those_of_the_text(tmp_path, small_units):
 
 def test_documents_of_the_lowest_digests_are_set_aside(tmp_path, small_units):
   texts = books(200, 400)
-  preparation.prepare(plan(tmp_path / "out", jsonl(tmp_path / "a.jsonl", texts)))
+  local.prepare(plan(tmp_path / "out", jsonl(tmp_path / "a.jsonl", texts)))
   prepared = shards.Prepared(tmp_path / "out")
   held_out = [text for text in texts if int(splits.sha256(text), 16) / 2**256 < 0.2]
   assert 20 < len(held_out) < 60
@@ -99,7 +99,7 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path):
   )
   train = jsonl(tmp_path / "a.jsonl", [characters])
   held_out = jsonl(tmp_path / "b.jsonl", [characters[:9]])
-  preparation.prepare(plan(tmp_path / "out", train, held_out, tokenizer="characters"))
+  local.prepare(plan(tmp_path / "out", train, held_out, tokenizer="characters"))
   prepared = shards.Prepared(tmp_path / "out")
   assert prepared.tokenizer.decode(prepared.split("train")[:-1]) == characters
 
@@ -111,7 +111,7 @@ def test_what_is_no_document_is_counted_and_listed(tmp_path):
   empty = [b'{"text": " \\n"}', b""]
   file.write_bytes(b"\n".join([good[0], *bad, good[1], *empty, good[2]]) + b"\n")
   held_out = jsonl(tmp_path / "b.jsonl", ["something else"])
-  manifest = preparation.prepare(plan(tmp_path / "out", file, held_out))
+  manifest = local.prepare(plan(tmp_path / "out", file, held_out))
   there = manifest["splits"]["train"]
   assert (there["documents"], there["empty"], there["quarantined"]) == (3, 2, 5)
   lines = [json.loads(x) for x in (tmp_path / "out" / "quarantine.jsonl").read_text().splitlines()]
@@ -127,7 +127,7 @@ def test_a_source_that_yields_nothing_is_an_error(tmp_path, name):
   texts = {"train": ["one"], "validation": ["two"]} | {name: [" ", "\n"]}
   paths = {key: jsonl(tmp_path / f"{key}.jsonl", value) for key, value in texts.items()}
   with pytest.raises(UserError, match=rf"{name}\.jsonl yields no document for {name}: of its"):
-    preparation.prepare(plan(tmp_path / "out", paths["train"], paths["validation"]))
+    local.prepare(plan(tmp_path / "out", paths["train"], paths["validation"]))
   assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -137,17 +137,17 @@ def test_a_truncated_source_is_named_and_nothing_taken_for_whole(tmp_path, small
   whole = file.read_bytes()
   file.write_bytes(whole[:-6])
   with pytest.raises(UserError, match=r"a\.jsonl\.zst cannot be read: Compressed file ended"):
-    preparation.prepare(plan(tmp_path / "out", file, held_out))
+    local.prepare(plan(tmp_path / "out", file, held_out))
   with pytest.raises(UserError, match="not prepared to its end"):
     shards.Prepared(tmp_path / "out")
   file.write_bytes(whole)
   with pytest.raises(UserError, match=r"a preparation of another text: train had .*a\.jsonl\.zst"):
-    preparation.prepare(plan(tmp_path / "out", file, held_out))
+    local.prepare(plan(tmp_path / "out", file, held_out))
 
 
 def test_a_full_disk_loses_nothing(tmp_path, small_units, monkeypatch):
   train, held_out = jsonl(tmp_path / "a.jsonl", books(60)), jsonl(tmp_path / "b.jsonl", ["else"])
-  preparation.prepare(plan(tmp_path / "straight", train, held_out))
+  local.prepare(plan(tmp_path / "straight", train, held_out))
   write, written = shards.write, []
 
   def fill(path, tokens, ends):
@@ -158,19 +158,19 @@ def test_a_full_disk_loses_nothing(tmp_path, small_units, monkeypatch):
 
   monkeypatch.setattr(shards, "write", fill)
   with pytest.raises(UserError, match=r"the disk is full\. What is prepared stays; run the same"):
-    preparation.prepare(plan(tmp_path / "out", train, held_out))
+    local.prepare(plan(tmp_path / "out", train, held_out))
   monkeypatch.setattr(shards, "write", write)
   before = {path: path.stat().st_mtime_ns for path in written}
-  preparation.prepare(plan(tmp_path / "out", train, held_out))
+  local.prepare(plan(tmp_path / "out", train, held_out))
   assert all(path.stat().st_mtime_ns == time for path, time in before.items())
   assert files(tmp_path / "out") == files(tmp_path / "straight")
 
 
 def test_a_folder_of_another_preparation_is_refused(tmp_path):
   train, held_out = jsonl(tmp_path / "a.jsonl", books(2)), jsonl(tmp_path / "b.jsonl", ["else"])
-  preparation.prepare(plan(tmp_path / "out", train, held_out))
+  local.prepare(plan(tmp_path / "out", train, held_out))
   again = plan(tmp_path / "out", train, held_out)
-  assert again.finished and preparation.prepare(again)["splits"]["train"]["documents"] == 2
+  assert again.finished and local.prepare(again)["splits"]["train"]["documents"] == 2
   with pytest.raises(UserError, match="a preparation of tokenizer='bytes', not 'bpe'"):
     plan(tmp_path / "out", train, held_out, tokenizer="bpe")
   jsonl(tmp_path / "a.jsonl", books(3))
@@ -184,7 +184,7 @@ def test_small_files_share_a_shard_and_large_ones_do_not(tmp_path, monkeypatch):
     (tmp_path / "text" / f"{i // 10}" / f"{i}.txt").write_text(f"document {i} " * 10)
   monkeypatch.setattr(sources, "_PART_BYTES", 700)
   held_out = jsonl(tmp_path / "b.jsonl", ["else"])
-  preparation.prepare(plan(tmp_path / "out", tmp_path / "text", held_out))
+  local.prepare(plan(tmp_path / "out", tmp_path / "text", held_out))
   prepared = shards.Prepared(tmp_path / "out")
   assert len(prepared.manifest["splits"]["train"]["shards"]) == 6
   documents = sources.read_documents(str(tmp_path / "text"))
@@ -195,12 +195,12 @@ def test_small_files_share_a_shard_and_large_ones_do_not(tmp_path, monkeypatch):
 PROGRAM = """
 import sys
 from pathlib import Path
-from crate_jax.data import preparation
+from crate_jax.data import local, preparation
 
 if __name__ == "__main__":
   preparation.UNIT_BYTES, preparation.SHARD_UNITS = 10_000, 2
   out, train, validation = map(Path, sys.argv[1:])
-  preparation.prepare(preparation.Preparation(
+  local.prepare(preparation.Preparation(
     out, train=str(train), validation=str(validation), validation_fraction=0.1, tokenizer="bpe",
     bpe_vocab_size=300, cache=out.parent / "cache"))
 """
@@ -226,3 +226,14 @@ def test_killed_at_any_moment_it_ends_in_the_same_bytes(tmp_path):
   assert killed >= 3
   assert start("out").wait(100) == 0
   assert files(tmp_path / "out") == files(tmp_path / "straight")
+
+
+def test_what_a_kill_at_the_very_end_left_is_taken_away(tmp_path):
+  train, held_out = jsonl(tmp_path / "a.jsonl", books(2)), jsonl(tmp_path / "b.jsonl", ["else"])
+  local.prepare(plan(tmp_path / "out", train, held_out))
+  before = files(tmp_path / "out")
+  (tmp_path / "out" / ".progress").mkdir()
+  (tmp_path / "out" / ".progress" / "train-00000-00000.json").write_text("{}")
+  (tmp_path / "out" / "train" / ".00000-00000.safetensors.7.tmp").write_bytes(b"half")
+  local.prepare(plan(tmp_path / "out", train, held_out))
+  assert files(tmp_path / "out") == before

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from crate_jax.data import preparation
+from crate_jax.data import local, preparation
 from crate_jax.data.preparation import Encoded, Preparation, Unit
 from crate_jax.errors import UserError
 
@@ -17,7 +17,7 @@ except ImportError as error:
 
 
 def prepare(work: Preparation, options: list[str]) -> dict[str, Any]:
-  """As `preparation.prepare`, with every part, unit and shard an element of its own.
+  """As `local.prepare`, with every part, unit and shard an element of its own.
 
   Args:
     work: what to prepare; its folder and sources must lie where every worker sees them.
@@ -31,7 +31,7 @@ def prepare(work: Preparation, options: list[str]) -> dict[str, Any]:
       for chosen in work.selections:
         _add_split(pipeline, work, chosen)
     return work.finish()
-  return preparation.prepare(work)
+  return local.prepare(work)
 
 
 def _add_split(pipeline: Any, work: Preparation, chosen: preparation.Selection) -> None:
