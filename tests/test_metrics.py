@@ -20,9 +20,9 @@ def report(workdir, config, first, last):
   clock = metrics.Clock({})
   with metrics.Reporter(workdir, config, first, clock) as reporter:
     for step in range(first + 1, last + 1):
-      reporter.step(
-        step, {"loss": jnp.asarray(1 / step), "grad_norm": jnp.ones(()), "learning_rate": 0.1}
-      )
+      values = {"loss": jnp.asarray(1 / step), "grad_norm": jnp.ones(()), "learning_rate": 0.1}
+      values["batch_hash"] = jnp.array([step, 255], jnp.uint32)
+      reporter.step(step, 8 * step, values)
     reporter.flush()
     reporter.evaluation(
       last,
@@ -58,6 +58,7 @@ def test_a_restart_takes_back_what_lies_past_its_step(config, tmp_path):
     (step, pytest.approx(1 / step)) for step in (2, 4, 6, 8, 10)
   ]
   assert [line["nonzero"] for line in lines if "val_loss" in line] == [[0.25, 0.5]]
+  assert [line["batch_hash"] for line in lines if "loss" in line][1] == "00000004000000ff"
 
   board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
   assert [(e.step, e.value) for e in board.Scalars("loss")] == [
