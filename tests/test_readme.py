@@ -121,7 +121,8 @@ def test_output_is_compared_word_by_word():
 
 def test_commands_have_the_flags_that_documents_show():
   known = {}
-  for document in (README, (conftest.ROOT / "docs" / "evaluation.md").read_text()):
+  docs = [conftest.ROOT / "docs" / name for name in ("evaluation.md", "data.md")]
+  for document in (README, *(file.read_text() for file in docs)):
     for line in document.replace("\\\n", " ").split("\n"):
       for module, flags in re.findall(r"python -m (crate_jax\.\w+)((?: +--?[\w.]+=?\S*)+)", line):
         if module not in known:
@@ -131,7 +132,7 @@ def test_commands_have_the_flags_that_documents_show():
           ).stdout  # fmt: skip
         for flag in re.findall(r"--(\w+)(?![\w.]*\.)", flags):
           assert re.search(rf"--(\[no\])?{flag}:", known[module]), (module, flag)
-  assert set(known) == {"crate_jax.main", "crate_jax.evaluate", "crate_jax.generate"}
+  assert set(known) == {f"crate_jax.{x}" for x in ("main", "prepare", "evaluate", "generate")}
 
 
 def test_files_that_documents_name_are_there():
