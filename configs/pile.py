@@ -9,8 +9,8 @@ the hours of training. data.tokenizer is a folder with GPT-2's encoder.json and 
 
 Bytes and hours, none of them measured on the whole: the Pile's 1,254 GiB with its repeats, less the
 313 GiB of the five parts that are left out (Gao et al. 2020, table 1), are about 1 TB of text. At
-the 1.5 MB/s a core of benchmarks/data/prepare.md that is 185 core hours, 2 hours on 96 cores; at its
-4.3 bytes a token some 240 billion tokens, 480 GB of shards.
+the 1.5 MB/s a core of benchmarks/data/prepare.md that is 185 core hours, 2 hours on 96 cores; at
+its 4.3 bytes a token some 240 billion tokens, 480 GB of shards.
 """
 
 from ml_collections import config_dict
