@@ -115,7 +115,11 @@ def test_generate_holds_neurons(small, tmp_path):
     (["--config.mesh.tensor=3"], 1, "tensor=3) does not fit the 1 devices"),
     (["--config.data.train=no.txt"], 1, "data.train='no.txt': there is no such file or folder."),
     (["--config.data.train=EMPTY"], 1, "is empty: it holds no text."),
-    (["--config.data.train=LATIN"], 1, "latin.txt is not UTF-8 text (byte 0xe9 at 3)."),
+    (
+      ["--config.data.train=LATIN"],
+      1,
+      "latin.txt, document 1, is not UTF-8 text (byte 0xe9 at 3).",
+    ),
     (["--config.data.train=SHORT"], 1, "fewer than one window of model.context + 1 = 17."),
   ],
 )
@@ -259,6 +263,8 @@ def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
     process = subprocess.Popen(
       [sys.executable, "-m", "crate_jax.main", *flags, f"--workdir={run}"],
       cwd=conftest.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+      # A shell that starts the tests in the background has its children ignore Ctrl-C.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline, before = time.monotonic() + 100, set(run.glob(pattern)) if pattern else set()
     if not pattern:
