@@ -118,7 +118,7 @@ def test_generate_holds_neurons(small, tmp_path):
     (
       ["--config.data.train=LATIN"],
       1,
-      "latin.txt, document 1, is not UTF-8 text (byte 0xe9 at 3).",
+      "latin.txt, document 1, is not UTF-8 text (byte 0xe9 at 3)",
     ),
     (["--config.data.train=SHORT"], 1, "fewer than one window of model.context + 1 = 17."),
   ],
