@@ -5,6 +5,8 @@ from typing import Any
 
 from crate_jax.data import local, preparation
 from crate_jax.data.preparation import Encoded, Preparation, Unit
+from crate_jax.data.sources import Part
+from crate_jax.data.splits import Selection
 from crate_jax.errors import UserError
 
 try:
@@ -34,10 +36,10 @@ def prepare(work: Preparation, options: list[str]) -> dict[str, Any]:
   return local.prepare(work)
 
 
-def _add_split(pipeline: Any, work: Preparation, chosen: preparation.Selection) -> None:
+def _add_split(pipeline: Any, work: Preparation, chosen: Selection) -> None:
   split, source = chosen.split, chosen.source
 
-  def read(entry: tuple[int, preparation.Part]) -> Iterator[Unit]:
+  def read(entry: tuple[int, Part]) -> Iterator[Unit]:
     return preparation.units(source, *entry)
 
   def keyed(unit: Unit, encode: preparation.Encoder) -> tuple[Any, Any]:

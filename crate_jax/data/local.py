@@ -20,6 +20,7 @@ import tqdm
 from crate_jax.data import preparation, shards
 from crate_jax.data.preparation import Encoded, Encoder, Preparation, Unit
 from crate_jax.data.sources import Part, Source
+from crate_jax.data.splits import Selection
 from crate_jax.errors import UserError
 
 
@@ -40,7 +41,7 @@ def prepare(work: Preparation) -> dict[str, Any]:
     return work.finish()
 
 
-def _prepare_split(work: Preparation, chosen: preparation.Selection, progress: "_Progress") -> None:
+def _prepare_split(work: Preparation, chosen: Selection, progress: "_Progress") -> None:
   gathered: list[Encoded] = []
   for unit, encoded in _encode_all(work, chosen, progress):
     gathered.append(encoded)
@@ -51,7 +52,7 @@ def _prepare_split(work: Preparation, chosen: preparation.Selection, progress: "
 
 
 def _encode_all(
-  work: Preparation, chosen: preparation.Selection, progress: "_Progress"
+  work: Preparation, chosen: Selection, progress: "_Progress"
 ) -> Iterator[tuple[Unit, Encoded]]:
   """Every unit that no shard holds yet, in order, tokenised by as many processes as cores."""
   workers = _cores()

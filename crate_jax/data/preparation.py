@@ -6,7 +6,6 @@ how often they were stopped. Each shard's record is written after it, and a prep
 again reads on behind the last one.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -18,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crate_jax.data import shards, sources
+from crate_jax.data import shards, sources, splits
 from crate_jax.data.sources import Part, Record, Source
+from crate_jax.data.splits import Selection
 from crate_jax.data.tokenizer import Tokenizer, make_tokenizer
 from crate_jax.errors import UserError
 
@@ -29,31 +29,6 @@ PROGRESS = ".progress"  # folder of the records, until the manifest takes them u
 QUARANTINE = "quarantine.jsonl"
 _RECIPE = "recipe.json"
 _COUNTS = ("documents", "text_bytes", "empty", "duplicates", "quarantined")
-
-
-@dataclasses.dataclass(frozen=True)
-class Selection:
-  """The documents of a source that belong to a split.
-
-  Attributes:
-    split: "train" or "validation".
-    source: where they stand.
-    low: a document is kept if its SHA-256, as a fraction of 2^256, is at least this,
-    high: and less than this;
-    exclude: and if the first 16 bytes of it are not among these.
-  """
-
-  split: str
-  source: Source
-  low: float = 0.0
-  high: float = 1.0
-  exclude: frozenset[bytes] = frozenset()
-
-  def has(self, text: str) -> bool:
-    """True if a document of the source belongs to the split or to `exclude`."""
-    if (self.low, self.high) == (0.0, 1.0):
-      return True
-    return self.low <= _fraction(_digest(text)) < self.high
 
 
 class Unit(NamedTuple):
@@ -115,9 +90,9 @@ class Encoder:
         continue
       if not text.strip():
         counts["empty"] += 1
-      elif not chosen.has(text):
+      elif not chosen.holds(text):
         continue
-      elif chosen.exclude and _digest(text)[:16] in chosen.exclude:
+      elif chosen.excludes(text):
         counts["duplicates"] += 1
       else:
         counts["documents"] += 1
@@ -173,13 +148,10 @@ class Preparation:
     Raises:
       UserError: a source is not there, or `out` holds something else.
     """
-    if not 0 < validation_fraction < 1:
-      raise UserError(f"data.validation_fraction={validation_fraction} is not between 0 and 1.")
     if out.exists() and not out.is_dir():
       raise UserError(f"--out={out} is a file, not a folder.")
     self.out = out
-    there = sources.source(train, "data.train")
-    self.selections = _selections(there, validation, validation_fraction)
+    self.selections = splits.select(train, validation, validation_fraction)
     self.parts = {chosen.split: chosen.source.parts() for chosen in self.selections}
     self.recipe: dict[str, Any] = {
       "format": shards.FORMAT,
@@ -196,11 +168,11 @@ class Preparation:
     }
     begun = self._check_recipe()
     if validation:
-      self.selections = _without_duplicates(self.selections)
+      self.selections = splits.without_duplicates(self.selections)
     if begun and (out / shards.TOKENIZER).exists():
       self.tokenizer = Tokenizer.load(out / shards.TOKENIZER)
     else:
-      held_out, kept = (_Documents(chosen) for chosen in self.selections)
+      held_out, kept = self.selections
       self.tokenizer = make_tokenizer(tokenizer, kept, held_out, bpe_vocab_size, cache)
       self.tokenizer.save(out / shards.TOKENIZER)
 
@@ -314,40 +286,6 @@ class Preparation:
     return True
 
 
-class _Documents:
-  """The documents of a selection, as often as they are asked for; what is none is left out."""
-
-  def __init__(self, selection: Selection) -> None:
-    self._selection = selection
-
-  def __iter__(self) -> Iterator[str]:
-    chosen = self._selection
-    for part in chosen.source.parts():
-      for record in chosen.source.records(part):
-        with contextlib.suppress(sources.BadRecord):
-          text = chosen.source.text(record)
-          if text.strip() and chosen.has(text) and _digest(text)[:16] not in chosen.exclude:
-            yield text
-
-
-def _selections(train: Source, validation: str, fraction: float) -> list[Selection]:
-  """The validation documents, and those to train on."""
-  if validation:
-    held_out = sources.source(validation, "data.validation")
-    return [Selection("validation", held_out), Selection("train", train)]
-  return [
-    Selection("validation", train, 0.0, fraction),
-    Selection("train", train, fraction, 1.0),
-  ]
-
-
-def _without_duplicates(selections: list[Selection]) -> list[Selection]:
-  """The same, without the training documents that stand in the validation set."""
-  held_out, train = selections
-  known = frozenset(_digest(text)[:16] for text in _Documents(held_out))
-  return [held_out, dataclasses.replace(train, exclude=known)]
-
-
 def _difference(before: Any, now: Any) -> str:
   """What of two recipes differs first, in words."""
   for key in ("format", "tokenizer", "bpe_vocab_size"):
@@ -363,11 +301,3 @@ def _difference(before: Any, now: Any) -> str:
       if was != part:
         return f"another text: {split} had {was} and has {part} now (files, bytes)"
   return "another text"
-
-
-def _digest(text: str) -> bytes:
-  return hashlib.sha256(text.encode()).digest()
-
-
-def _fraction(digest: bytes) -> float:
-  return int.from_bytes(digest[:8]) / 2**64

@@ -97,14 +97,14 @@ class Prepared:
     tokenizer: what made the tokens.
   """
 
-  def __init__(self, folder: Path, key: str = "data.prepared") -> None:
+  def __init__(self, folder: Path) -> None:
     """Opens it, and checks that every file is there and of its size.
 
     Raises:
       UserError: it is not prepared data, or not all of it.
     """
-    self.folder, self._key = folder, key
-    self.manifest = read_manifest(folder, key)
+    self.folder = folder
+    self.manifest = read_manifest(folder, "data.prepared")
     self.tokenizer = Tokenizer.load(folder / TOKENIZER)
     if self.tokenizer.digest() != self.manifest["tokenizer"]["sha256"]:
       raise UserError(f"{folder / TOKENIZER} is not the tokenizer that {MANIFEST} beside it names.")
@@ -113,10 +113,6 @@ class Prepared:
     """The tokens of "train" or "validation"."""
     shards = [Shard(**entry) for entry in self.manifest["splits"][name]["shards"]]
     return ShardedTokens(self.folder, shards, self.tokenizer.vocab_size)
-
-  def sha256(self, name: str) -> str:
-    """Digest of a split's tokens and their boundaries."""
-    return self.manifest["splits"][name]["sha256"]
 
 
 class ShardedTokens:

@@ -1,10 +1,12 @@
-"""Which documents train and which validate, and the digest that tells texts apart."""
+"""Which documents train and which validate, in memory or as they go by; digests of texts."""
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from crate_jax.data import sources
+from crate_jax.data.sources import BadRecord, Source
 from crate_jax.errors import UserError
 
 
@@ -42,8 +44,7 @@ def read(train: str, validation: str, fraction: float) -> Split:
     validation: likewise, or "" for none.
     fraction: share of the characters to set aside, between 0 and 1.
   """
-  if not 0 < fraction < 1:
-    raise UserError(f"data.validation_fraction={fraction} is not between 0 and 1.")
+  _check(fraction)
   documents, whole = sources.read_documents(train, "data.train"), True
   if validation:
     held_out = sources.read_documents(validation, "data.validation")
@@ -60,12 +61,78 @@ def read(train: str, validation: str, fraction: float) -> Split:
   return Split(kept, held_out, whole, len(documents) - len(kept), description)
 
 
+@dataclasses.dataclass(frozen=True)
+class Selection:
+  """The documents of a source that belong to a split; iterated over, as often as asked for.
+
+  Attributes:
+    split: "train" or "validation".
+    source: where they stand.
+    low: a document is kept if its SHA-256, as a fraction of 2^256, is at least this,
+    high: and less than this;
+    exclude: and if its SHA-256 is not among these.
+  """
+
+  split: str
+  source: Source
+  low: float = 0.0
+  high: float = 1.0
+  exclude: frozenset[str] = frozenset()
+
+  def holds(self, text: str) -> bool:
+    """True if a document of the source belongs to the split, excluded or not."""
+    if (self.low, self.high) == (0.0, 1.0):
+      return True
+    return self.low <= int(sha256(text), 16) / 2**256 < self.high
+
+  def excludes(self, text: str) -> bool:
+    """True if a document is one of `exclude`."""
+    return bool(self.exclude) and sha256(text) in self.exclude
+
+  def __iter__(self) -> Iterator[str]:
+    """The documents; records that are none are left out."""
+    for part in self.source.parts():
+      for record in self.source.records(part):
+        with contextlib.suppress(BadRecord):
+          text = self.source.text(record)
+          if text.strip() and self.holds(text) and not self.excludes(text):
+            yield text
+
+
+def select(train: str, validation: str, fraction: float) -> list[Selection]:
+  """The validation documents and those to train on, decided for each document by itself.
+
+  Without a validation source those whose SHA-256 is lowest are set aside, as `read` does; but all
+  below a fixed bound, so that `fraction` is only the share to expect. Arguments as in `read`.
+  """
+  _check(fraction)
+  source = sources.source(train, "data.train")
+  if validation:
+    held_out = sources.source(validation, "data.validation")
+    return [Selection("validation", held_out), Selection("train", source)]
+  return [
+    Selection("validation", source, 0.0, fraction),
+    Selection("train", source, fraction, 1.0),
+  ]
+
+
+def without_duplicates(selections: list[Selection]) -> list[Selection]:
+  """The same two, without the training documents that stand in the validation set."""
+  held_out, train = selections
+  return [held_out, dataclasses.replace(train, exclude=frozenset(map(sha256, held_out)))]
+
+
 def digest(documents: Iterable[str]) -> str:
   """SHA-256 of the documents and their boundaries, in their order."""
   total = hashlib.sha256()
   for text in documents:
     total.update(hashlib.sha256(text.encode()).digest())
   return total.hexdigest()
+
+
+def _check(fraction: float) -> None:
+  if not 0 < fraction < 1:
+    raise UserError(f"data.validation_fraction={fraction} is not between 0 and 1.")
 
 
 def _set_aside(documents: list[str], fraction: float) -> tuple[list[str], list[str]]:
