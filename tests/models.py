@@ -28,7 +28,12 @@ FAMILY: dict[str, dict] = {
 }
 family = pytest.mark.parametrize("name", FAMILY)
 # Fewer, for what takes long: each module of the model at least once.
-every_part = pytest.mark.parametrize("name", ["crate", "tost", "gpt2", "low_rank_query", "learned"])
+PARTS = ("crate", "tost", "gpt2", "low_rank_query", "learned")
+every_part = pytest.mark.parametrize("name", PARTS)
+# All, of which those alone run without --slow.
+family_if_slow = pytest.mark.parametrize(
+  "name", [name if name in PARTS else pytest.param(name, marks=pytest.mark.slow) for name in FAMILY]
+)
 
 
 def config(architecture: str = "crate", **changes) -> ModelConfig:

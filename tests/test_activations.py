@@ -54,7 +54,7 @@ def _rule(edits):
   return edit
 
 
-@models.family
+@models.family_if_slow
 def test_edits_replace_any_activation(name):
   model = models.member(name)
   params, tokens = models.random_params(model), models.tokens(model, rows=1)

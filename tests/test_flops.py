@@ -29,7 +29,7 @@ def dot_flops(jaxpr, times=1):
   return total
 
 
-@models.family
+@models.family_if_slow
 def test_equal_the_dots_of_the_unrolled_program(name):
   model = models.member(name, unroll=True)
   params, tokens = models.random_params(model), models.tokens(model, length=13)
