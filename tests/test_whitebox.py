@@ -174,6 +174,7 @@ def command(*flags):
 
 
 @pytest.mark.timeout(300)  # trains, and starts a process
+@pytest.mark.slow
 def test_command_on_a_trained_run_with_gpt2_beside(tmp_path):
   crate, gpt2 = train(tmp_path, "crate"), train(tmp_path, "gpt2")
   done = command(f"--workdir={crate},{gpt2}", f"--out={tmp_path / 'new' / 'out'}", "--tokens=70")
