@@ -17,7 +17,7 @@ def run(model, variables, tokens, record=()):
   return activations.apply(model, variables, tokens, record)
 
 
-@models.family
+@models.family_if_slow
 def test_every_activation_is_that_of_the_equations(name):
   model = models.member(name)
   params, tokens = models.random_params(model), models.tokens(model)

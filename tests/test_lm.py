@@ -31,7 +31,7 @@ def test_logits_agree_with_numpy_in_float64(name):
     np.testing.assert_allclose(got, np.stack(want), rtol=1e-10, atol=1e-10)
 
 
-@models.family
+@models.family_if_slow
 def test_gradients_agree_with_finite_differences_of_numpy(name):
   with jax.enable_x64(True):
     model = models.member(name, dtype="float64", layers=2)
@@ -123,7 +123,7 @@ def test_initial_parameters_have_the_published_distributions():
   assert np.std(features["decoder"]) == pytest.approx(0.02 / np.sqrt(12), rel=0.02)
 
 
-@models.family
+@models.family_if_slow
 def test_logits_depend_on_no_later_position_and_on_every_earlier_one(name):
   model = models.member(name, layers=2)
   params, tokens = models.random_params(model), models.tokens(model, rows=1)
@@ -190,7 +190,7 @@ def test_remat_recomputes_and_unrolling_unrolls(architecture):
   assert loops(unroll=True) == 0
 
 
-@models.family
+@models.family_if_slow
 def test_decay_mask_of_the_scanned_tree_is_that_of_single_blocks(name):
   model = models.member(name)
   mask = optim.decay_mask(lm.logical_axes(model))
