@@ -234,6 +234,12 @@ def test_a_terminal_shows_one_progress_line(text, tmp_path):
   assert max(len(state) for state in states) < 120  # never wraps
 
 
+# A shell that starts the tests in the background has their processes ignore Ctrl-C.
+HEARS_INTERRUPTS = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("crate_jax.main", run_name="__main__", alter_sys=True)
+"""
 MOMENTS = [  # when to interrupt: once this exists, in a run of 600 steps with checkpoints
   ("", signal.SIGKILL),  # while it starts
   ("config.json", signal.SIGINT),
@@ -261,10 +267,8 @@ def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
   struck = 0
   for pattern, number in MOMENTS:
     process = subprocess.Popen(
-      [sys.executable, "-m", "crate_jax.main", *flags, f"--workdir={run}"],
+      [sys.executable, "-c", HEARS_INTERRUPTS, *flags, f"--workdir={run}"],
       cwd=conftest.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-      # A shell that starts the tests in the background has its children ignore Ctrl-C.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline, before = time.monotonic() + 100, set(run.glob(pattern)) if pattern else set()
     if not pattern:
