@@ -82,7 +82,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.l1 = 0.0  # weight of the L1 penalty on an "mlp"'s neurons in the training loss
   m.topk = 0  # neurons of "topk" that a token keeps
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
-  m.attention = "auto"  # kernel: "auto" for the device's best, "plain" for the reference
+  m.attention = "auto"  # kernel: the device's best of "plain", "cudnn" (GPU), "splash" (TPU)
   m.remat = "none"  # what the backward pass recomputes: "none", "dots" (all but products), "full"
   m.unroll = False  # compile every layer by itself in place of one loop over layers
 

@@ -1,6 +1,7 @@
 """How every command starts: flags, one-sentence errors, exit codes.
 
-Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted.
+Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted, 143 ended
+by a SIGTERM, with everything saved.
 """
 
 import os
@@ -13,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from crate_jax import config as config_lib
-from crate_jax.errors import UserError
+from crate_jax.errors import Stopped, UserError
 
 
 def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
@@ -26,6 +27,8 @@ def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
   try:
     _parse(sys.argv, required)
     command()
+  except Stopped as stopped:
+    _fail(str(stopped), 143, kind="")
   except UserError as error:
     _fail(str(error), 1)
   except OSError as error:  # a full disk, a folder that may not be written: it names the file
@@ -43,9 +46,9 @@ def python() -> str:
   return sys.executable if here.startswith("..") else here
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(message: str, code: int, kind: str = "error: ") -> NoReturn:
   sys.stdout.flush()
-  print(f"error: {message}", file=sys.stderr, flush=True)
+  print(f"{kind}{message}", file=sys.stderr, flush=True)
   # Not sys.exit: threads of an aborted run (reading ahead, saving) must not hold the exit up.
   os._exit(code)
 

@@ -1,4 +1,8 @@
-"""The one error that is meant for a person: the ground floor, which every module may import."""
+"""The exceptions that are meant for a person: the ground floor, which every module may import."""
+
+
+class Stopped(Exception):
+  """A SIGTERM ended the run after a whole step, whose checkpoint is saved; not an error."""
 
 
 class UserError(Exception):

@@ -19,22 +19,57 @@ from absl import flags
 from ml_collections import config_flags
 
 from crate_jax import cli
+from crate_jax.errors import Stopped, UserError
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config file, FILE.py[:ARGUMENT]; --config.KEY=VALUE changes a key."
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder, made if it is not there.")
+PROFILE = flags.DEFINE_string("profile", "", "FIRST:COUNT, steps to record in WORKDIR/profile.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "End before the first step; the run is not begun.")
+COORDINATOR = flags.DEFINE_string(
+  "coordinator", "", "HOST:PORT of process 0, to start several by hand; pods and Slurm need none."
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.")
+WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 300, "How long to wait for all processes.")
 WANDB = flags.DEFINE_string("wandb", "", "Project on Weights & Biases to log to as well.")
+
+
+# The flags of one process at one start, which the commands to type next do not repeat.
+ONE_START = ("coordinator", "num_processes", "process_id", "wait_seconds", "profile")
 
 
 def main() -> None:
   """Trains."""
-  from crate_jax.training.loop import train  # not before: --help and wrong flags answer at once
+  from crate_jax.training import processes  # not before: --help and wrong flags answer at once
+
+  # Before anything asks for devices: the first who asks decides what is there.
+  processes.start(
+    COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, wait_seconds=WAIT_SECONDS.value
+  )
+  import jax
+
+  from crate_jax.training.loop import train
   from crate_jax.training.report import say
 
   workdir = Path(WORKDIR.value).expanduser()
-  result = train(CONFIG.value, workdir, wandb=WANDB.value, dry_run=DRY_RUN.value)
+  try:
+    result = train(
+      CONFIG.value, workdir, wandb=WANDB.value, profile=PROFILE.value, dry_run=DRY_RUN.value
+    )
+  except Stopped:
+    processes.finish()
+    raise
+  except jax.errors.JaxRuntimeError as error:
+    if jax.process_count() == 1:
+      raise
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    raise UserError(
+      f"Process {jax.process_index()} lost the others ({reason}): start the job again, and it goes "
+      "on from its newest checkpoint."
+    ) from error
+  processes.finish()
   if result:
     say("\nnext:")
     for command in _next_commands(workdir, result["architecture"]):
@@ -44,7 +79,7 @@ def main() -> None:
 def _next_commands(workdir: Path, architecture: str) -> list[str]:
   """What a person would type next: sample, score, and train the other architecture beside it."""
   other = "gpt2" if architecture == "crate" else "crate"
-  own = ("workdir", "wandb", "config.model.architecture", "config.init_from")
+  own = ("workdir", "wandb", "config.model.architecture", "config.init_from", *ONE_START)
   again, value_follows = [], False
   for argument in sys.argv[1:]:
     name, equals, _ = argument.lstrip("-").partition("=")

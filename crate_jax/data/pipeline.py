@@ -1,4 +1,4 @@
-"""Tokens to batches: fixed windows, one shuffled order, this process's slice of every batch.
+"""Tokens to batches: fixed windows, one shuffled order, this process's rows of every batch.
 
 The order depends on the seed alone: batch s of B windows holds examples [first, first + B) of it,
 where `first` windows were read before, whatever the number of processes and the size of the
@@ -221,8 +221,7 @@ def batches(
   batch_size: int,
   seed: int,
   examples: int = 0,
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: Sequence[int] | None = None,
 ) -> Iterator[np.ndarray]:
   """Endless batches of windows, every window of a stream once in its epoch, reshuffled between.
 
@@ -232,25 +231,20 @@ def batches(
     batch_size: windows in a global batch.
     seed: of the order.
     examples: how many of the order were read before.
-    process_index: which slice of every global batch to yield.
-    process_count: number of slices; divides `batch_size`.
+    rows: of every global batch to yield, those of this process; None for all.
 
   Yields:
-    int32 arrays of shape (batch_size / process_count, T + 1).
+    int32 arrays of shape (len(rows), T + 1).
 
   Raises:
-    UserError: a stream is shorter than one window, or the slices are not equal.
+    UserError: a stream is shorter than one window.
   """
-  if batch_size % process_count:
-    raise UserError(
-      f"train.batch_size={batch_size} is not a multiple of the {process_count} processes."
-    )
-  size = batch_size // process_count
+  wanted = [int(row) for row in (range(batch_size) if rows is None else rows)]
   order = _order(streams, context, seed)
 
   def slice_of_batch(number: int) -> np.ndarray:
-    first = examples + number * batch_size + process_index * size
-    return np.stack([order[first + i] for i in range(size)])
+    first = examples + number * batch_size
+    return np.stack([order[first + row] for row in wanted])
 
   numbers = grain.MapDataset.range(0, (np.iinfo(np.int64).max - examples) // batch_size)
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)

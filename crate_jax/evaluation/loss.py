@@ -1,5 +1,6 @@
 """Loss of a model on a text, every token counted once."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -7,11 +8,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
 
 from crate_jax.errors import UserError
 from crate_jax.model import lm
 from crate_jax.model.lm import LM, Params
+from crate_jax.training import sharding as sharding_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +38,23 @@ class Loss:
   nonzero: tuple[float, ...]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _row_sums(
-  model: LM, params: Params, tokens_BT1: jax.Array, targets_B: jax.Array
+  model: LM, mesh: Mesh | None, params: Params, tokens_BT1: jax.Array, targets_B: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """Sums over each row's first targets_B targets: nats_B, and shares of non-zero neurons_LB."""
-  logits_BTV, seen = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["gauges"])
-  nll_BT = optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
+  with sharding_lib.over(mesh) if mesh else contextlib.nullcontext():
+    nll_BT, seen = model.apply(
+      {"params": params}, tokens_BT1, mutable=["gauges"], method="token_nll"
+    )
   scored_BT = jnp.arange(nll_BT.shape[1]) < targets_B[:, None]
   nonzero_LBT = jnp.where(scored_BT, lm.nonzero(seen, scored_BT), 0)
   return jnp.sum(jnp.where(scored_BT, nll_BT, 0), axis=-1), jnp.sum(nonzero_LBT, axis=-1)
+
+
+def _place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """An array that every process has whole, laid out over the devices of all."""
+  return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
 
 def text_loss(
@@ -55,7 +65,7 @@ def text_loss(
   *,
   context: int,
   batch_size: int,
-  sharding: jax.sharding.Sharding | None = None,
+  sharding: NamedSharding | None = None,
 ) -> Loss:
   """Scores every token of a text but the first, once.
 
@@ -87,8 +97,10 @@ def text_loss(
       window = tokens[(first + row) * context : (first + row + 1) * context + 1]
       windows_BT1[row, : len(window)] = window
       targets_B[row] = max(len(window) - 1, 0)
-    placed = jax.device_put((windows_BT1, targets_B), sharding)
-    nats_B, nonzero_LB = jax.device_get(_row_sums(model, params, *placed))
+    rows = (windows_BT1, targets_B)
+    placed = [_place(x, sharding) for x in rows] if sharding else rows
+    sums = _row_sums(model, sharding.mesh if sharding else None, params, *placed)
+    nats_B, nonzero_LB = multihost_utils.process_allgather(sums, tiled=True)
     total += np.concatenate([nats_B[None], nonzero_LB]).sum(axis=1, dtype=np.float64)
   size = int(byte_lengths[tokens[1:]].sum())
   nats, *nonzero = (total / count).tolist()

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from crate_jax.errors import UserError
+from crate_jax.model import layout
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.parameter import parameter
 
@@ -26,32 +28,72 @@ def causal_attention(
     v_BSKH: values.
     positions_BT: position of every query, for decoding against a cache; None means that
       query t stands at position t (then S = T).
-    kernel: "plain", or "auto": `choose_kernel`.
+    kernel: "plain", "cudnn" or "splash", or "auto": see `choose_kernel`.
 
   Returns:
     Array of the shape and dtype of `q_BTKH`.
   """
-  if kernel == "auto" and positions_BT is None:
-    kernel = choose_kernel(jax.devices()[0], q_BTKH.dtype, q_BTKH.shape[-1])
+  if positions_BT is not None:
+    return _plain(q_BTKH, k_BSKH, v_BSKH, positions_BT)
+  if kernel == "auto":
+    _, T, _, H = q_BTKH.shape
+    kernel = _best_kernel(jax.devices()[0], q_BTKH.dtype, H, T)
   if kernel == "cudnn":
     return jax.nn.dot_product_attention(
       q_BTKH, k_BSKH, v_BSKH, is_causal=True, implementation="cudnn"
     )
-  return _plain(q_BTKH, k_BSKH, v_BSKH, positions_BT)
+  if kernel == "splash" and q_BTKH.shape[1] % 128 == 0:
+    heads = ("batch", None, "heads", None)
+    return layout.per_device(_splash, [heads] * 3, [heads])(q_BTKH, k_BSKH, v_BSKH)[0]
+  return _plain(q_BTKH, k_BSKH, v_BSKH, None)
 
 
-def choose_kernel(device: jax.Device, dtype: jnp.dtype, head_width: int) -> str:
-  """Name of the kernel for a device: "cudnn" where it can run, else "plain".
+def choose_kernel(device: jax.Device, config: ModelConfig) -> str:
+  """Name of the kernel that a model is trained with on a device.
 
-  cuDNN's fused kernel takes half precision only, on CUDA GPUs of compute capability 8.0 (Ampere)
-  or newer, with heads of a multiple of 8 up to 128.
+  "auto" takes cuDNN's on NVIDIA GPUs, the splash kernel on TPUs, where the model fits them, and
+  else the plain one. cuDNN's takes half precision, on GPUs of compute capability 8.0 (Ampere) or
+  newer, with heads of a multiple of 8 up to 128; splash takes contexts of a multiple of 128.
+  Neither is given a mask: both are told that the attention is causal.
+
+  Raises:
+    UserError: the kernel asked for is another kind of device's.
   """
+  wanted = {"cudnn": "gpu", "splash": "tpu"}.get(config.attention, device.platform)
+  if wanted != device.platform:
+    raise UserError(
+      f"model.attention={config.attention!r} runs on a {wanted}, not on a {device.platform}."
+    )
+  if config.attention != "auto":
+    return config.attention
+  return _best_kernel(device, jnp.dtype(config.dtype), config.head_width, config.context)
+
+
+def _best_kernel(device: jax.Device, dtype: jnp.dtype, head_width: int, context: int) -> str:
+  if device.platform == "tpu" and context % 128 == 0 and dtype != jnp.float64:
+    return "splash"
   half = dtype in (jnp.bfloat16, jnp.float16)
   fits = half and head_width % 8 == 0 and head_width <= 128
   capability = str(getattr(device, "compute_capability", ""))  # "9.0"; "gfx942" on AMD
   major = capability.partition(".")[0]
   ampere = device.platform == "gpu" and major.isdigit() and int(major) >= 8
   return "cudnn" if ampere and fits else "plain"
+
+
+def _splash(q_BTKH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[jax.Array]:
+  """JAX's own TPU kernel, on one device's rows and heads."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as splash  # only where it is used
+
+  _, T, K, H = q_BTKH.shape
+  block = next(size for size in (512, 256, 128) if T % size == 0)
+  parts = ("block_q", "block_kv", "block_kv_compute")
+  backward = ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+  attend = splash.make_splash_mha_single_device(
+    splash.MultiHeadMask([splash.CausalMask((T, T))] * K),
+    block_sizes=splash.BlockSizes(**dict.fromkeys(parts + backward, block)),
+  )
+  heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTKH * H**-0.5, k_BTKH, v_BTKH))
+  return (jnp.swapaxes(jax.vmap(attend)(*heads_first), 1, 2),)
 
 
 def _plain(
@@ -86,12 +128,12 @@ def to_stream(
   module: nn.Module, y_BTKH: jax.Array, output_KHD: jax.Array, *, use_bias: bool
 ) -> jax.Array:
   """What a mixing step adds to the stream: all heads, projected, and the module's bias if any."""
-  y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD.astype(y_BTKH.dtype))
+  y_BTD = jnp.einsum("btkh,khd->btd", y_BTKH, output_KHD)
   if not use_bias:
     return y_BTD
   axes = {"embed": output_KHD.shape[-1]}
   bias_D = parameter(module, "output_bias", nn.initializers.zeros, axes, y_BTD.dtype)
-  return y_BTD + bias_D.astype(y_BTD.dtype)
+  return y_BTD + bias_D
 
 
 def cached(

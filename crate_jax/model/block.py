@@ -7,6 +7,7 @@ from crate_jax.model.activations import tap
 from crate_jax.model.config import ModelConfig
 from crate_jax.model.features.ista import ISTA
 from crate_jax.model.features.mlp import MLP
+from crate_jax.model.layout import constrain
 from crate_jax.model.mixing.mha import MultiHeadAttention
 from crate_jax.model.mixing.mssa import MSSA
 from crate_jax.model.mixing.tssa import TSSA
@@ -19,6 +20,8 @@ MIXING: dict[str, type[nn.Module]] = {
   "tssa": TSSA,
 }
 FEATURES: dict[str, type[nn.Module]] = {"ista": ISTA, "mlp": MLP, "topk": MLP}
+
+STREAM = ("batch", "tokens", "embed")  # the axes of what goes from block to block
 
 
 class Block(nn.Module):
@@ -38,12 +41,13 @@ class Block(nn.Module):
     self, x_BTD: jax.Array, positions_BT: jax.Array | None = None
   ) -> tuple[jax.Array, None]:
     c = self.config
-    x_BTD = tap(self, "stream", x_BTD)
+    x_BTD = constrain(tap(self, "stream", x_BTD), STREAM)
     u_BTD = LayerNorm(use_bias=c.bias, name="norm_1")(x_BTD)
     y_BTD = MIXING[c.mixing](c, name="mixing")(u_BTD, positions_BT)
-    x_BTD = x_BTD + tap(self, "attention", y_BTD)
+    x_BTD = x_BTD + constrain(tap(self, "attention", y_BTD), STREAM)
     if c.features == "none":
       return x_BTD, None
     z_BTD = LayerNorm(use_bias=c.bias, name="norm_2")(x_BTD)
     decoded_BTD = tap(self, "decoded", FEATURES[c.features](c, name="features")(z_BTD))
+    decoded_BTD = constrain(decoded_BTD, STREAM)
     return (x_BTD + decoded_BTD if c.residual else decoded_BTD), None

@@ -10,7 +10,7 @@ FEATURES = ("ista", "mlp", "topk", "none")
 DECODERS = ("tied", "separate", "none")
 DTYPES = ("float32", "bfloat16", "float64")
 REMAT_POLICIES = ("none", "dots", "full")
-ATTENTION_KERNELS = ("auto", "plain")
+ATTENTION_KERNELS = ("auto", "plain", "cudnn", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,10 @@ class ModelConfig:
         ista and self.decoder == "none" and not complete,
         f'model.decoder="none" makes the codes the stream, which only fits a complete dictionary: '
         f"model.overcompleteness=1, not {self.overcompleteness}.",
+      ),
+      (
+        self.attention == "splash" and self.context % 128 > 0,
+        f'model.attention="splash" needs a model.context of a multiple of 128, not {self.context}.',
       ),
       (
         self.learned_lam and self.lam == 0,

@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.model import activations
-from crate_jax.model.block import Block
+from crate_jax.model import activations, cross_entropy
+from crate_jax.model.block import STREAM, Block
 from crate_jax.model.config import ModelConfig
+from crate_jax.model.layout import constrain
 from crate_jax.model.norm import LayerNorm
 from crate_jax.model.parameter import parameter
 
@@ -36,10 +37,9 @@ class LM(nn.Module):
   def setup(self) -> None:
     c = self.config
     init, embed = nn.initializers.normal(0.02), {"embed": c.width}
-    self.tokens_VD = parameter(self, "tokens", init, {"vocab": c.vocab_size} | embed, c.dtype)
-    self.positions_SD = parameter(
-      self, "positions", init, {"positions": c.context} | embed, c.dtype
-    )
+    wide = jnp.promote_types(c.dtype, jnp.float32)  # embeddings are added before they are rounded
+    self.tokens_VD = parameter(self, "tokens", init, {"vocab": c.vocab_size} | embed, wide)
+    self.positions_SD = parameter(self, "positions", init, {"positions": c.context} | embed, wide)
     self.blocks = nn.scan(
       _remat(Block, c.remat),
       variable_axes=dict.fromkeys(
@@ -66,6 +66,16 @@ class LM(nn.Module):
     """
     return self.decode(self.embed(tokens_BT, positions_BT), positions_BT)
 
+  def token_nll(self, tokens_BT1: jax.Array) -> jax.Array:
+    """Negative log-likelihood of every token but a window's first, nll_BT (`cross_entropy`)."""
+    x_BTD = self._last(self.embed(tokens_BT1[:, :-1]))
+    return cross_entropy.token_nll(x_BTD, self.tokens_VD.astype(x_BTD.dtype), tokens_BT1[:, 1:])
+
+  def mean_nll(self, tokens_BT1: jax.Array) -> jax.Array:
+    """Mean of `token_nll`, at the cost that training can afford."""
+    x_BTD = self._last(self.embed(tokens_BT1[:, :-1]))
+    return cross_entropy.mean_nll(x_BTD, self.tokens_VD.astype(x_BTD.dtype), tokens_BT1[:, 1:])
+
   def embed(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     """The stream before the first block, x_BTD, in the compute dtype."""
     T = tokens_BT.shape[1]
@@ -74,16 +84,21 @@ class LM(nn.Module):
     position_BTD = (
       self.positions_SD[None, :T] if positions_BT is None else self.positions_SD[positions_BT]
     )
-    return (self.tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
+    x_BTD = (self.tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
+    return constrain(x_BTD, STREAM)
 
   def decode(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     """Logits from the stream before the first block; the rest of `__call__`."""
-    x_BTD, _ = self.blocks(x_BTD, positions_BT)
-    x_BTD = self.norm(x_BTD)
+    x_BTD = self._last(x_BTD, positions_BT)
     wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
     tokens_VD = self.tokens_VD.astype(x_BTD.dtype)
     logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, tokens_VD, preferred_element_type=wide)
     return activations.tap(self, activations.LOGITS, logits_BTV)
+
+  def _last(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+    """The normalised stream after the last block."""
+    x_BTD, _ = self.blocks(x_BTD, positions_BT)
+    return self.norm(x_BTD)
 
 
 def _remat(block: type[Block], policy: str) -> type[Block]:

@@ -40,8 +40,9 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     axes = {"embed": x_BTD.shape[-1]}
-    scale_D = parameter(self, "scale", nn.initializers.ones, axes, x_BTD.dtype)
+    wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
+    scale_D = parameter(self, "scale", nn.initializers.ones, axes, wide)
     if not self.use_bias:
       return layer_norm(x_BTD, scale_D)
-    bias_D = parameter(self, "bias", nn.initializers.zeros, axes, x_BTD.dtype)
+    bias_D = parameter(self, "bias", nn.initializers.zeros, axes, wide)
     return layer_norm(x_BTD, scale_D, bias_D)

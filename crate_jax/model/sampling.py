@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from crate_jax.model.lm import LM, Params
 
@@ -50,7 +51,8 @@ def sample(
     out_BS = _fill(
       model, variables, window_BS, len(seen), end, this_key, temperature, vocab_size, top_k=top_k
     )
-    tokens = np.concatenate([tokens, np.asarray(out_BS)[0, len(seen) : end]])
+    filled_BS = multihost_utils.process_allgather(out_BS, tiled=True)  # of several processes or one
+    tokens = np.concatenate([tokens, filled_BS[0, len(seen) : end]])
   return tokens
 
 

@@ -1,33 +1,42 @@
 """The training loop, top to bottom: text, build, restore, step, evaluate, save, report."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config, Configuration
 from crate_jax.data import pipeline
 from crate_jax.data.tokenizer import Tokenizer
-from crate_jax.errors import UserError
+from crate_jax.errors import Stopped, UserError
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
 from crate_jax.model import lm, sampling
 from crate_jax.model.features.ista import eta_sigma2, step_sizes
-from crate_jax.training import checkpoint, curve, metrics, plan, report
+from crate_jax.training import checkpoint, curve, metrics, plan, processes, report, sharding
 from crate_jax.training import program as program_lib
 from crate_jax.training import workdir as files
+from crate_jax.training.profiler import Profiler
 from crate_jax.training.program import Program
 
 SAMPLE_TOKENS = 200  # of the text that a run ends with
+SHARED = "run folder (--workdir must lie where all processes of the job see it)"
 REFERENCE_TOKENS = 1 << 26  # of the training text, the first, that the bigram model is counted on
 
 
 def train(
-  config: Configuration, workdir: Path, *, wandb: str = "", dry_run: bool = False
+  config: Configuration,
+  workdir: Path,
+  *,
+  wandb: str = "",
+  profile: str = "",
+  dry_run: bool = False,
 ) -> dict[str, Any]:
   """Trains a model to the end of its config, resuming what the work directory holds.
 
@@ -35,6 +44,7 @@ def train(
     config: a config file's `get_config()`, overrides applied.
     workdir: the run's folder; made if it is not there.
     wandb: project on Weights & Biases to log to; "" for none.
+    profile: "FIRST:COUNT", steps to record a profile of; "" for none.
     dry_run: end before the first step, once everything about it is said; nothing is written to
       the run's folder.
 
@@ -43,14 +53,18 @@ def train(
 
   Raises:
     UserError: the config, the text, or the state of the work directory does not allow it.
+    Stopped: a SIGTERM ended it, once a checkpoint was saved.
   """
   # --- What is there ------------------------------------------------------------------------
+  processes.agree("config", json.dumps(config_lib.as_dict(config), sort_keys=True))
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
   if wandb:
     metrics.require_wandb()
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
+  profiler = Profiler.parse(workdir, profile)
   resume = files.find_resume(workdir, config)
+  processes.agree(SHARED, f"{resume.step if resume else None}")
   result = files.read_result(workdir, resume.step) if resume else None
   if resume and result and resume.asked == resume.saved and resume.step == resume.saved.train.steps:
     report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
@@ -63,15 +77,7 @@ def train(
   c = config_lib.resolve(config, corpus.tokenizer.vocab_size)
   if resume:
     files.check_text(workdir, resume.data, corpus.facts)
-  batches = pipeline.batches(
-    corpus.train,
-    context=c.model.context,
-    batch_size=c.train.batch_size,
-    seed=c.seed,
-    examples=resume.examples if resume else 0,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-  )
+  processes.agree("text", json.dumps(corpus.facts, sort_keys=True))
 
   # --- Build and restore ------------------------------------------------------------------
   program = program_lib.build(c)
@@ -96,6 +102,15 @@ def train(
   elif c.init_from:
     params = files.source_params(c.init_from, state.params)
     state = dataclasses.replace(state, params=params)
+  layout, rows = program.batch_sharding, c.train.batch_size
+  batches = pipeline.batches(
+    corpus.train,
+    context=c.model.context,
+    batch_size=rows,
+    seed=c.seed,
+    examples=resume.examples if resume else 0,
+    rows=sharding.own_rows(layout, rows),
+  )
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)
   evaluate = _evaluator(program, c, corpus.tokenizer)
@@ -104,6 +119,9 @@ def train(
   # --- Steps ------------------------------------------------------------------------------
   if report.is_lead():
     files.write_description(workdir, c, corpus)
+  processes.meet()
+  written = workdir / files.CONFIG
+  processes.agree(SHARED, written.read_text() if written.exists() else "")
   step, examples = int(state.step), resume.examples if resume else 0
   policy = checkpoint.SavePolicy(c.checkpoint)
   axes = lm.logical_axes(program.model)
@@ -111,28 +129,35 @@ def train(
   with (
     metrics.Reporter(workdir, c, step, clock, wandb=wandb) as reporter,
     checkpoint.Checkpoints(workdir, c.checkpoint) as store,
+    processes.Stopping() as stopping,
   ):
     if report.is_lead():
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
     while step < c.train.steps:
-      batch = jax.make_array_from_process_local_data(program.batch_sharding, next(batches))
+      batch = sharding.assemble(next(batches), layout, rows)
+      profiler.before(step + 1)
       state, measurements = measured.update(state, batch)
-      step, examples = step + 1, examples + c.train.batch_size
-      reporter.step(
-        step, examples, measurements
-      )  # says the step before this one, so the device never waits
+      step, examples = step + 1, examples + rows
+      profiler.after(step, measurements)
+      # Says the step before this one, so that the device never waits.
+      reporter.step(step, examples, measurements)
 
       last = step == c.train.steps
-      if last or step % c.evaluation.every_steps == 0:
+      stop = stopping.after(step) and not last
+      if last or (step % c.evaluation.every_steps == 0 and not stop):
         reporter.flush()
         with clock.paused():
           val_loss = evaluate(state.params, scored)
           values = _evaluation(val_loss, c, state.params)
           reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
-      if last or policy.due(step):
+      if last or stop or policy.due(step):
         reporter.flush()
         with clock.paused():
           store.save(state, {**description, "examples": examples, "clock": clock.totals()})
+      if stop:
+        raise Stopped(
+          f"Stopped by SIGTERM after step {step}, which is saved; the same command goes on from it."
+        )
 
   # --- The end ----------------------------------------------------------------------------
   val_loss = val_loss or evaluate(state.params, scored)
@@ -214,11 +239,13 @@ def _evaluation(loss: loss_lib.Loss, config: Config, params: lm.Params) -> dict[
   if config.model.features == "ista":
     features = params["blocks"]["features"]
     eta_L, lam_L = step_sizes(features, config.model)
-    values["eta_sigma2"] = _eta_sigma2(features["dictionary"], eta_L).tolist()
+    gauges = {"eta_sigma2": _eta_sigma2(features["dictionary"], eta_L)}
     if config.model.learned_eta:
-      values["eta"] = eta_L.tolist()
+      gauges["eta"] = eta_L
     if config.model.learned_lam:
-      values["lam"] = lam_L.tolist()
+      gauges["lam"] = lam_L
+    for name, gauge in multihost_utils.process_allgather(gauges, tiled=True).items():
+      values[name] = gauge.tolist()
   return values
 
 

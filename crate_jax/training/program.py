@@ -1,7 +1,7 @@
 """The compiled pieces of a run: everything that is jitted, with shardings in and out."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from jax.sharding import NamedSharding
 
 from crate_jax.config import Config
 from crate_jax.errors import UserError
-from crate_jax.model import lm
+from crate_jax.model import attention, lm
 from crate_jax.training import optim, sharding
-from crate_jax.training.step import TrainState, make_update
+from crate_jax.training.step import Metrics, TrainState, make_update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +33,12 @@ class Program:
   batch_sharding: NamedSharding
 
 
-def build(config: Config) -> Program:
+def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Program:
   """Builds the pieces; `update` donates the state it is given.
+
+  Args:
+    config: the run's.
+    devices: where it is to run, if they are not all that there are here.
 
   Raises:
     UserError: the mesh does not fit the devices or the batch, the schedule not the steps, or the
@@ -43,8 +47,9 @@ def build(config: Config) -> Program:
   c = config
   if c.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
     raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
-  mesh = sharding.make_mesh(c.mesh)
-  model = lm.LM(c.model)
+  mesh = sharding.make_mesh(c.mesh, devices)
+  kernel = attention.choose_kernel(mesh.devices.flat[0], c.model)
+  model = lm.LM(dataclasses.replace(c.model, attention=kernel))
   axes = lm.logical_axes(model)
   optimizer = optim.make_optimizer(c.optimizer, c.train.steps, axes)
   schedule = optim.make_schedule(c.optimizer, c.train.steps)
@@ -56,11 +61,17 @@ def build(config: Config) -> Program:
   abstract = jax.eval_shape(init, jax.random.key(0))
   state_sharding = sharding.state_shardings(abstract, optimizer, axes, mesh)
   batch_sharding = sharding.batch_sharding(mesh, c.train.batch_size // c.train.accumulation)
-  update = jax.jit(
-    make_update(model, optimizer, schedule, c.train.accumulation),
+  update_on_one = make_update(model, optimizer, schedule, c.train.accumulation)
+
+  def update(state: TrainState, tokens_BT1: jax.Array) -> tuple[TrainState, Metrics]:
+    with sharding.over(mesh):
+      return update_on_one(state, tokens_BT1)
+
+  jitted_update = jax.jit(
+    update,
     in_shardings=(state_sharding, batch_sharding),
     out_shardings=(state_sharding, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  jitted = jax.jit(init, out_shardings=state_sharding)
-  return Program(model, jitted, update, state_sharding, batch_sharding)
+  jitted_init = jax.jit(init, out_shardings=state_sharding)
+  return Program(model, jitted_init, jitted_update, state_sharding, batch_sharding)

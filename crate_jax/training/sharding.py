@@ -1,48 +1,87 @@
 """The mesh, and the ONE table from logical axes to mesh axes."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.config import MeshConfig
 from crate_jax.errors import UserError
 from crate_jax.training.step import TrainState
 
-# What every axis of every array is split along; None is kept whole on each device.
-RULES: tuple[tuple[str, str | tuple[str, ...] | None], ...] = (
-  ("batch", ("data", "fsdp")),
-  ("vocab", "tensor"),
-  ("heads", "tensor"),
-  ("codes", "tensor"),
-  ("embed", "fsdp"),
-  ("layers", None),
-  ("head_width", None),
-  ("positions", None),
-  ("qkv", None),
-  ("rank", None),
+# Every axis of every array, what it is split along where it is stored, and where it is computed
+# with. None is kept whole on each device. An axis that is stored in parts and computed with whole
+# is gathered in between, layer by layer (`model.parameter`).
+TABLE: tuple[tuple[str, Any, Any], ...] = (
+  # axis         stored             in use
+  ("batch", ("data", "fsdp"), ("data", "fsdp")),
+  ("tokens", None, None),
+  ("vocab", "tensor", "tensor"),
+  ("heads", "tensor", "tensor"),
+  ("codes", "tensor", "tensor"),
+  ("embed", "fsdp", None),
+  ("layers", None, None),
+  ("head_width", None, None),
+  ("positions", None, None),
+  ("qkv", None, None),
+  ("rank", None, None),
 )
+STORED = tuple((axis, stored) for axis, stored, _ in TABLE)
+IN_USE = tuple((axis, in_use) for axis, _, in_use in TABLE)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-  """A mesh with axes data, fsdp and tensor over all devices; one size of -1 takes the rest."""
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """A mesh with axes data, fsdp and tensor; one size of -1 takes the devices that are left.
+
+  Over several TPU slices "data" goes from slice to slice first, since the network between them is
+  the slowest.
+
+  Args:
+    config: the sizes.
+    devices: where to; None for all that there are.
+
+  Raises:
+    UserError: the sizes do not fit the devices.
+  """
   sizes = {"data": config.data, "fsdp": config.fsdp, "tensor": config.tensor}
-  devices = jax.device_count()
+  placed = list(jax.devices() if devices is None else devices)
+  count = len(placed)
   free = [name for name, size in sizes.items() if size == -1]
   fixed = 1
   for name, size in sizes.items():
     if size < 1 and size != -1:
       raise UserError(f"mesh.{name}={size} must be at least 1, or -1 for the devices left.")
     fixed *= max(size, 1)
-  if len(free) > 1 or devices % fixed or (not free and fixed != devices):
+  if len(free) > 1 or count % fixed or (not free and fixed != count):
     shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    raise UserError(f"The mesh ({shape}) does not fit the {devices} devices: set one size to -1.")
+    raise UserError(f"The mesh ({shape}) does not fit the {count} devices: set one size to -1.")
   if free:
-    sizes[free[0]] = devices // fixed
+    sizes[free[0]] = count // fixed
+  slices = len({getattr(device, "slice_index", 0) for device in placed})
   # Auto, not JAX's default Explicit: Linen's logical partitioning names axes, not types.
-  return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3)
+  types = (AxisType.Auto,) * 3
+  if slices == 1:
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=placed, axis_types=types)
+  if sizes["data"] % slices:
+    raise UserError(
+      f"mesh.data={sizes['data']} is not a multiple of the {slices} slices, which it goes over."
+    )
+  of_slice = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
+  grid = mesh_utils.create_hybrid_device_mesh(of_slice, (slices, 1, 1), devices=placed)
+  return Mesh(grid, tuple(sizes), axis_types=types)
+
+
+@contextmanager
+def over(mesh: Mesh) -> Iterator[None]:
+  """What is traced in here is laid out over the mesh as the table says."""
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(IN_USE):
+    yield
 
 
 def param_shardings(axes: Any, mesh: Mesh) -> Any:
@@ -50,7 +89,7 @@ def param_shardings(axes: Any, mesh: Mesh) -> Any:
   specs = jax.tree.map(
     lambda names: PartitionSpec(*names), axes, is_leaf=lambda x: isinstance(x, tuple)
   )
-  return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+  return nn.logical_to_mesh_sharding(specs, mesh, STORED)
 
 
 def state_shardings(
@@ -80,7 +119,23 @@ def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
       f"train.batch_size / train.accumulation = {rows} is not a multiple of the mesh's "
       f"data x fsdp = {parts}."
     )
-  return NamedSharding(mesh, PartitionSpec(dict(RULES)["batch"]))
+  return NamedSharding(mesh, PartitionSpec(dict(STORED)["batch"]))
+
+
+def own_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
+  """Which rows of a batch this process's devices hold, in order."""
+  places = sharding.addressable_devices_indices_map((rows,)).values()
+  return np.unique([row for (part,) in places for row in range(rows)[part]])
+
+
+def assemble(local_BT1: np.ndarray, sharding: NamedSharding, rows: int) -> jax.Array:
+  """A batch over all processes from the rows that each of them has (`own_rows`)."""
+  own = own_rows(sharding, rows)
+
+  def part(index: tuple[slice, ...]) -> np.ndarray:
+    return local_BT1[np.searchsorted(own, range(rows)[index[0]])]
+
+  return jax.make_array_from_callback((rows, local_BT1.shape[1]), sharding, part)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -35,8 +35,7 @@ def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
     params: its parameters.
     tokens_BT1: windows of T + 1 tokens; the last T are the targets.
   """
-  logits_BTV = model.apply({"params": params}, tokens_BT1[:, :-1])
-  return _cross_entropy(logits_BTV, tokens_BT1)  # type: ignore[arg-type]
+  return model.apply({"params": params}, tokens_BT1, method="token_nll")  # type: ignore[return-value]
 
 
 def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -46,16 +45,11 @@ def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Arr
   over tokens of the sum of a layer's neurons is added.
   """
   if not model.config.l1:
-    nll = jnp.mean(token_nll(model, params, tokens_BT1))
-    return nll, nll
-  logits_BTV, made = model.apply({"params": params}, tokens_BT1[:, :-1], mutable=["losses"])
-  nll = jnp.mean(_cross_entropy(logits_BTV, tokens_BT1))
+    nll = model.apply({"params": params}, tokens_BT1, method="mean_nll")
+    return nll, nll  # type: ignore[return-value]
+  nll, made = model.apply({"params": params}, tokens_BT1, mutable=["losses"], method="mean_nll")
   (l1_L,) = made["losses"]["blocks"]["features"]["l1"]
   return nll + model.config.l1 * jnp.sum(l1_L), nll
-
-
-def _cross_entropy(logits_BTV: jax.Array, tokens_BT1: jax.Array) -> jax.Array:
-  return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT1[:, 1:])
 
 
 def make_update(

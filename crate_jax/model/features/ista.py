@@ -85,12 +85,13 @@ class ISTA(nn.Module):
     c, dtype = self.config, z_BTD.dtype
     init = _symmetric_uniform((6 / c.width) ** 0.5)
     axes = {"codes": c.codes, "embed": c.width}
-    dict_CD = parameter(self, "dictionary", init, axes, dtype).astype(dtype)
+    dict_CD = parameter(self, "dictionary", init, axes, dtype)
     scalars: dict[str, Any] = {"eta": c.eta, "lam": c.lam}
+    wide = jnp.promote_types(dtype, jnp.float32)
     for name, learned in (("eta", c.learned_eta), ("lam", c.learned_lam)):
       if learned:  # by its logarithm, so that it stays positive
         start = nn.initializers.constant(jnp.log(scalars[name]))
-        scalars[name] = jnp.exp(parameter(self, f"log_{name}", start, {}, dtype)).astype(dtype)
+        scalars[name] = jnp.exp(parameter(self, f"log_{name}", start, {}, wide)).astype(dtype)
 
     def see(step: int, a_BTC: jax.Array) -> jax.Array:
       return (neurons if step == c.ista_steps else tap)(self, f"A{step}", a_BTC)
@@ -107,7 +108,7 @@ class ISTA(nn.Module):
     if c.decoder == "none":
       return a_BTC
     if c.decoder == "separate":
-      dict_CD = parameter(self, "decoder", init, axes, dtype).astype(dtype)
+      dict_CD = parameter(self, "decoder", init, axes, dtype)
     return jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
 
 
@@ -127,8 +128,12 @@ def eta_sigma2(dict_LCD: jax.Array, eta_L: jax.Array) -> jax.Array:
   many steps converge for certain below 2. Above 2 they still may: codes are not negative, and
   only the atoms that are active at once count.
   """
-  gram_LDD = jnp.einsum("lcd,lce->lde", dict_LCD, dict_LCD, precision="highest")
-  return eta_L * jnp.linalg.eigvalsh(gram_LDD)[:, -1]
+
+  def largest(dict_CD: jax.Array) -> jax.Array:
+    gram_DD = jnp.einsum("cd,ce->de", dict_CD, dict_CD, precision="highest")
+    return jnp.linalg.eigvalsh(gram_DD)[-1]
+
+  return eta_L * jax.lax.map(largest, dict_LCD)  # one layer at a time, for the memory
 
 
 def _symmetric_uniform(bound: float) -> nn.initializers.Initializer:

@@ -40,7 +40,7 @@ class MLP(nn.Module):
     encoder_DC = parameter(self, "encoder", normal(0.02), embed | codes, dtype)
     decoder_init = normal(0.02 / (2 * c.layers) ** 0.5)
     decoder_CD = parameter(self, "decoder", decoder_init, codes | embed, dtype)
-    a_BTC = jax.nn.relu(jnp.einsum("btd,dc->btc", z_BTD, encoder_DC.astype(dtype)))
+    a_BTC = jax.nn.relu(jnp.einsum("btd,dc->btc", z_BTD, encoder_DC))
     if c.features == "topk":
       a_BTC = keep_largest(a_BTC, c.topk)
-    return jnp.einsum("btc,cd->btd", neurons(self, "A1", a_BTC), decoder_CD.astype(dtype))
+    return jnp.einsum("btc,cd->btd", neurons(self, "A1", a_BTC), decoder_CD)

@@ -26,7 +26,7 @@ class MultiHeadAttention(nn.Module):
     embed = {"embed": c.width}
     qkv_3DKH = parameter(self, "qkv", normal(0.02), {"qkv": 3} | embed | heads, dtype)
     output_KHD = attention.output(self, c)
-    q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH.astype(dtype))
+    q_BTKH, k_BTKH, v_BTKH = jnp.einsum("btd,cdkh->cbtkh", x_BTD, qkv_3DKH)
     v_BTKH = tap(self, "u", v_BTKH)
     if positions_BT is None:
       y_BTKH = attention.causal_attention(q_BTKH, k_BTKH, v_BTKH, kernel=c.attention)

@@ -44,9 +44,8 @@ class MSSA(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     c = self.config
-    dtype = x_BTD.dtype
     subspaces_DKH, output_KHD = attention.subspaces(self, c), attention.output(self, c)
-    u_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype)))
+    u_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH))
     q_BTKH = self._query(x_BTD) if c.mixing == "mssa_query" else u_BTKH
     if positions_BT is None:
       y_BTKH = attention.causal_attention(q_BTKH, u_BTKH, u_BTKH, kernel=c.attention)
@@ -61,10 +60,10 @@ class MSSA(nn.Module):
     heads, embed = {"heads": c.heads, "head_width": c.head_width}, {"embed": c.width}
     if not c.query_rank:
       query_DKH = parameter(self, "query", normal(0.02), embed | heads, dtype)
-      return jnp.einsum("btd,dkh->btkh", x_BTD, query_DKH.astype(dtype))
+      return jnp.einsum("btd,dkh->btkh", x_BTD, query_DKH)
     rank = {"rank": c.query_rank}
     # The product of the two has the standard deviation 0.02 of a full query.
     down_DR = parameter(self, "query_down", normal(0.02), embed | rank, dtype)
     up_RKH = parameter(self, "query_up", normal(c.query_rank**-0.5), rank | heads, dtype)
-    low_BTR = jnp.einsum("btd,dr->btr", x_BTD, down_DR.astype(dtype))
-    return jnp.einsum("btr,rkh->btkh", low_BTR, up_RKH.astype(dtype))
+    low_BTR = jnp.einsum("btd,dr->btr", x_BTD, down_DR)
+    return jnp.einsum("btr,rkh->btkh", low_BTR, up_RKH)

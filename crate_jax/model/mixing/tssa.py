@@ -49,8 +49,9 @@ class TSSA(nn.Module):
     dtype = x_BTD.dtype
     subspaces_DKH, output_KHD = attention.subspaces(self, c), attention.output(self, c)
     ones = nn.initializers.ones
-    temperature_K = parameter(self, "temperature", ones, {"heads": c.heads}, dtype)
-    w_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH.astype(dtype)))
+    wide = jnp.promote_types(dtype, jnp.float32)
+    temperature_K = parameter(self, "temperature", ones, {"heads": c.heads}, wide)
+    w_BTKH = tap(self, "u", jnp.einsum("btd,dkh->btkh", x_BTD, subspaces_DKH))
     if positions_BT is None:
       y_BTKH = tssa(w_BTKH, temperature_K)
     else:

@@ -1,0 +1,57 @@
+"""How arrays lie over the devices, said by logical axis names alone.
+
+Which mesh axis a name stands for is known to the program that is being traced
+(`training.sharding.over`). Outside of one, on a single device, nothing here does anything.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec
+
+Axes = Sequence[str | None]  # logical name of every axis of an array, None for one without
+
+
+def constrain(x: jax.Array, axes: Axes) -> jax.Array:
+  """Lays an array out, and its gradient likewise."""
+  return nn.with_logical_constraint(x, tuple(axes)) if _on_a_mesh() else x
+
+
+def mesh_axes(axis: str) -> tuple[str, ...]:
+  """The mesh axes that a logical axis is really split along; none outside of a mesh."""
+  if not _on_a_mesh():
+    return ()
+  (names,) = _spec([axis])
+  sizes = jax.sharding.get_abstract_mesh().shape
+  names = (names,) if isinstance(names, str) else tuple(names or ())
+  return tuple(name for name in names if sizes[name] > 1)
+
+
+def per_device(
+  function: Callable[..., Any], inputs: Sequence[Axes], outputs: Sequence[Axes]
+) -> Callable[..., Any]:
+  """The function, given each device's part of its arguments instead of the whole ones.
+
+  Args:
+    function: of arrays to a tuple of arrays. What it sums over devices itself, it sums by
+      `mesh_axes`.
+    inputs: the axes of every argument; those that are not split arrive whole.
+    outputs: the axes of every result; what is not split must be the same on all devices.
+  """
+  if not _on_a_mesh():
+    return function
+  specs = tuple(map(_spec, inputs)), tuple(map(_spec, outputs))
+  # Unchecked: the checker wants every sum over devices told in its own terms.
+  return jax.shard_map(function, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+
+
+def _on_a_mesh() -> bool:
+  mesh = jax.sharding.get_abstract_mesh()
+  return bool(nn.get_logical_axis_rules()) and math.prod(mesh.shape.values()) > 1
+
+
+def _spec(axes: Axes) -> PartitionSpec:
+  return nn.logical_to_mesh_axes(tuple(axes))

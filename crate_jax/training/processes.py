@@ -1,0 +1,120 @@
+"""Many processes as one program: how they find each other, agree, and stop together."""
+
+import glob
+import hashlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from crate_jax.errors import UserError
+
+SILENT_SECONDS = 20  # a process that nothing was heard of for so long is dead, and all end
+END_SECONDS = 20  # that the others are waited for at the end
+
+
+def start(coordinator: str, count: int | None, index: int | None, *, wait_seconds: int) -> None:
+  """Joins this process to the others of its job; before anything else asks JAX for devices.
+
+  Without arguments the job is found by itself: on TPU pods, GKE, and under Slurm's srun. Outside
+  of these this is a job of one process, and nothing is done.
+
+  Args:
+    coordinator: HOST:PORT of process 0; "" to find everything by itself.
+    count: processes of the job.
+    index: which of them this is.
+    wait_seconds: how long to wait for all to arrive.
+
+  Raises:
+    UserError: the arguments are not complete, or not all processes have arrived in time.
+  """
+  if coordinator or count is not None or index is not None:
+    if not coordinator or count is None or index is None:
+      raise UserError(
+        "--coordinator, --num_processes and --process_id go together: give all three."
+      )
+    if not 0 <= index < count:
+      raise UserError(f"--process_id={index} is not one of 0 to {count - 1}.")
+    if not coordinator.rpartition(":")[2].isdigit():
+      raise UserError(f"--coordinator={coordinator} is not HOST:PORT.")
+  elif not _in_a_job():
+    return
+  try:
+    jax.distributed.initialize(
+      coordinator or None,
+      count,
+      index,
+      initialization_timeout=wait_seconds,
+      heartbeat_timeout_seconds=SILENT_SECONDS,
+      shutdown_timeout_seconds=END_SECONDS,
+    )
+  except (RuntimeError, ValueError) as error:  # the runtime's own are RuntimeErrors
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    raise UserError(f"The processes of this job did not find each other: {reason}.") from error
+
+
+def _in_a_job() -> bool:
+  """Whether `jax.distributed` can find the other processes by itself."""
+  slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+  gke = "TPU_WORKER_HOSTNAMES" in os.environ or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+  tpu_vm = bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+  return slurm or (os.environ.get("JAX_PLATFORMS", "tpu") != "cpu" and (gke or tpu_vm))
+
+
+def agree(what: str, value: str) -> None:
+  """Refuses to go on unless every process has the same value.
+
+  Raises:
+    UserError: another process has another one.
+  """
+  if jax.process_count() == 1:
+    return
+  digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
+  everyone = multihost_utils.process_allgather(digest)
+  if different := [i for i, other in enumerate(everyone) if not np.array_equal(other, everyone[0])]:
+    raise UserError(f"Process {different[0]} has another {what} than process 0.")
+
+
+def meet() -> None:
+  """Returns once every process is here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("crate_jax")
+
+
+def finish() -> None:
+  """Waits for the others, so that no process takes the end of another for its death."""
+  if jax.distributed.is_initialized():
+    jax.distributed.shutdown()
+
+
+class Stopping:
+  """Whether a SIGTERM asks the run to stop: after the same step in every process.
+
+  With one process Python's own handler takes the signal. With several `jax.distributed` does, and
+  tells all which step to stop at (`multihost_utils.reached_preemption_sync_point`).
+  """
+
+  def __enter__(self) -> Self:
+    self._asked, self._before = False, None
+    own = not jax.distributed.is_initialized()
+    if own and threading.current_thread() is threading.main_thread():
+      self._before: Any = signal.signal(signal.SIGTERM, self._ask)
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    if self._before is not None:
+      signal.signal(signal.SIGTERM, self._before)
+
+  def _ask(self, number: int, frame: FrameType | None) -> None:
+    self._asked = True
+
+  def after(self, step: int) -> bool:
+    """True if the run is to end after this step; to be asked after every one of them."""
+    if jax.distributed.is_initialized():
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked
