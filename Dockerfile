@@ -17,7 +17,7 @@ COPY . .
 
 # Not root, unless it is 0: a TPU of Google Kubernetes Engine belongs to root.
 ARG USER_ID=1000
-ENV HOME=/home/crate_jax PYTHONUNBUFFERED=1
+ENV HOME=/var/lib/crate_jax PYTHONUNBUFFERED=1
 RUN mkdir -p "$HOME" runs && chown "$USER_ID" "$HOME" runs
 USER $USER_ID
 

@@ -3,7 +3,7 @@
   python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6 \\
     --config.data.prepared=data/pile
 
-Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L and the presets of crate_jax/model/presets.py:
+Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L, 1B 7B 30B and the presets of crate_jax/model/presets.py:
 crate, crate_complete, crate_alpha, tost, aot, gpt2 (docs/family.md); 12L,crate by default.
 
 Hardware and time: 600,000 steps of 262,144 tokens are 157 B tokens. CRATE 12L at 1.11 GFLOP per
@@ -30,13 +30,17 @@ from ml_collections import config_dict
 from crate_jax.errors import UserError
 from crate_jax.model.presets import PRESETS
 
-# layers, width, heads (Bai and Ma 2025, table of model sizes)
+# layers, width, heads, windows in a batch, TPU slice. The first five are the paper's (Bai and Ma
+# 2025, table of model sizes); the others keep its proportions: heads of 64, width 64 times layers.
 SIZES = {
-  "1L": (1, 128, 4),
-  "2L": (2, 128, 4),
-  "3L": (3, 128, 4),
-  "6L": (6, 768, 12),
-  "12L": (12, 768, 12),
+  "1L": (1, 128, 4, 256, "v5e:4x4"),
+  "2L": (2, 128, 4, 256, "v5e:4x4"),
+  "3L": (3, 128, 4, 256, "v5e:4x4"),
+  "6L": (6, 768, 12, 256, "v5e:8x8"),
+  "12L": (12, 768, 12, 256, "v5e:8x8"),
+  "1B": (32, 2048, 32, 512, "v6e:16x16"),
+  "7B": (64, 4096, 64, 1024, "v5p:4x8x8"),
+  "30B": (108, 6912, 108, 1024, "v5p:4x8x8"),
 }
 
 
@@ -51,7 +55,8 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
       f"Unknown architecture {architecture!r} in the config's argument: "
       f"one of {', '.join(PRESETS)}."
     )
-  layers, width, heads = SIZES[size]
+  layers, width, heads, batch_size, topology = SIZES[size]
+  large = size.endswith("B")  # the state is split over all devices, activations are recomputed
 
   c = config_dict.ConfigDict()
   c.seed = 0  # of the initial parameters and of the order of the data
@@ -83,7 +88,9 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.topk = 0  # neurons of "topk" that a token keeps
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
   m.attention = "auto"  # kernel: the device's best of "plain", "cudnn" (GPU), "splash" (TPU)
-  m.remat = "none"  # what the backward pass recomputes: "none", "dots" (all but products), "full"
+  m.remat = (
+    "full" if large else "none"
+  )  # what the backward pass recomputes: "none", "dots" (all but products), "full"
   m.unroll = False  # compile every layer by itself in place of one loop over layers
 
   c.data = d = config_dict.ConfigDict()
@@ -108,7 +115,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
 
   c.train = t = config_dict.ConfigDict()
   t.steps = 600_000  # updates of the parameters
-  t.batch_size = 256  # windows in one update, over all devices
+  t.batch_size = batch_size  # windows in one update, over all devices
   t.accumulation = 1  # parts in which an update's batch is computed, one after the other
   t.log_every_steps = 100  # between lines of metrics.jsonl
 
@@ -122,7 +129,8 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   k.keep = 3  # newest checkpoints that are kept
 
   c.mesh = h = config_dict.ConfigDict()
-  h.data = -1  # devices along which the batch is split; -1 takes those left
-  h.fsdp = 1  # devices along which the batch and the parameters are split
+  h.data = 1 if large else -1  # devices along which the batch is split; -1 takes those left
+  h.fsdp = -1 if large else 1  # devices along which the batch and the parameters are split
   h.tensor = 1  # devices along which heads, codes and vocabulary are split
+  h.topology = topology  # TPU slice that this is sized for; only `main --compile_only` reads it
   return c

@@ -30,6 +30,7 @@ def get_config(architecture: str = "crate") -> config_dict.ConfigDict:
   c.optimizer.final_learning_rate = 1e-4
   c.optimizer.warmup_steps = 100
   c.optimizer.beta2 = 0.99
+  c.mesh.topology = "v5e:2x2"
   c.train.steps = 2000
   c.train.batch_size = 12
   c.evaluation.every_steps = 500

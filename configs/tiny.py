@@ -23,6 +23,7 @@ def get_config(architecture: str = "crate") -> config_dict.ConfigDict:
   c.data.bpe_vocab_size = 2048
   c.optimizer.learning_rate = 3e-3
   c.optimizer.warmup_steps = 100
+  c.mesh.topology = "v5e:2x2"
   c.train.steps = 2800
   c.train.batch_size = 4
   c.evaluation.every_steps = 700

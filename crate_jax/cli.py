@@ -17,15 +17,16 @@ from crate_jax import config as config_lib
 from crate_jax.errors import Stopped, UserError
 
 
-def run(command: Callable[[], None], required: Sequence[str]) -> NoReturn:
+def run(command: Callable[[], None], required: Sequence[str], instead: str = "") -> NoReturn:
   """Parses the flags, runs the command, and exits.
 
   Args:
     command: what to do once the flags are parsed.
     required: names of the flags without which there is nothing to do.
+    instead: a flag with which only the first of those is needed.
   """
   try:
-    _parse(sys.argv, required)
+    _parse(sys.argv, required, instead)
     command()
   except Stopped as stopped:
     _fail(str(stopped), 143, kind="")
@@ -53,7 +54,7 @@ def _fail(message: str, code: int, kind: str = "error: ") -> NoReturn:
   os._exit(code)
 
 
-def _parse(argv: list[str], required: Sequence[str]) -> None:
+def _parse(argv: list[str], required: Sequence[str], instead: str) -> None:
   if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
     main = sys.modules["__main__"]
     text = (main.__doc__ or "").strip().replace("  python -m", f"  {python()} -m")
@@ -64,7 +65,7 @@ def _parse(argv: list[str], required: Sequence[str]) -> None:
   rest = flags.FLAGS(argv)
   if len(rest) > 1:
     raise flags.Error(f"Unexpected argument {rest[1]!r}: flags are written --name=value.")
-  for name in required:
+  for name in required[:1] if instead and flags.FLAGS[instead].value else required:
     if flags.FLAGS[name].value in (None, ""):
       raise flags.Error(f"The flag --{name} is required; --help shows an example.")
 

@@ -118,6 +118,7 @@ class MeshConfig:
   data: int
   fsdp: int
   tensor: int
+  topology: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +166,21 @@ def resolve(config: Configuration, vocab_size: int) -> Config:
   return resolved
 
 
+def resolve_without_text(config: Configuration) -> Config:
+  """The same as far as the model goes: its vocabulary is the largest that the tokenizer may have.
+
+  Raises:
+    UserError: as `resolve`, or the vocabulary depends on the text.
+  """
+  data, model = data_config(config), as_dict(config).get("model", {})
+  if model.get("vocab_size") or data.tokenizer == "bpe":
+    return resolve(config, 0 if model.get("vocab_size") else data.bpe_vocab_size)
+  raise UserError(
+    f"model.vocab_size is that of data.tokenizer={data.tokenizer!r}, and no text is read here: set "
+    "--config.model.vocab_size."
+  )
+
+
 def data_config(config: Configuration) -> DataConfig:
   """The part that is needed before the tokenizer, and so the rest, is known."""
   tree = as_dict(config)
@@ -191,6 +207,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "topk": 0,
   },
   "data": {"prepared": ""},
+  "mesh": {"topology": ""},
 }
 
 

@@ -26,6 +26,13 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder, made if it is not there.")
 PROFILE = flags.DEFINE_string("profile", "", "FIRST:COUNT, steps to record in WORKDIR/profile.")
+COMPILE_ONLY = flags.DEFINE_bool(
+  "compile_only", False, "Say what a step takes (memory, exchange, time at best), and end."
+)
+TOPOLOGY = flags.DEFINE_string(
+  "topology", None, "With --compile_only: the TPU slice, as v5p:4x4x8; '' for what is here."
+)
+NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "With --compile_only: how many such slices.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "End before the first step; the run is not begun.")
 COORDINATOR = flags.DEFINE_string(
   "coordinator", "", "HOST:PORT of process 0, to start several by hand; pods and Slurm need none."
@@ -42,6 +49,9 @@ ONE_START = ("coordinator", "num_processes", "process_id", "wait_seconds", "prof
 
 def main() -> None:
   """Trains."""
+  if COMPILE_ONLY.value:
+    _compile_only()
+    return
   from crate_jax.training import processes  # not before: --help and wrong flags answer at once
 
   # Before anything asks for devices: the first who asks decides what is there.
@@ -76,6 +86,16 @@ def main() -> None:
       say(f"  {command}")
 
 
+def _compile_only() -> None:
+  from crate_jax import config as config_lib
+  from crate_jax.training import plan, report
+
+  c = config_lib.resolve_without_text(CONFIG.value)
+  topology = c.mesh.topology if TOPOLOGY.value is None else TOPOLOGY.value
+  devices = plan.tpu_devices(topology, NUM_SLICES.value) if topology else None
+  report.planned(c, topology, *plan.compile_only(c, devices))
+
+
 def _next_commands(workdir: Path, architecture: str) -> list[str]:
   """What a person would type next: sample, score, and train the other architecture beside it."""
   other = "gpt2" if architecture == "crate" else "crate"
@@ -101,4 +121,4 @@ def _next_commands(workdir: Path, architecture: str) -> list[str]:
 
 
 if __name__ == "__main__":
-  cli.run(main, required=["config", "workdir"])
+  cli.run(main, required=["config", "workdir"], instead="compile_only")

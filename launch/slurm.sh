@@ -8,8 +8,9 @@
 #   scontrol update jobid=JOB requeue=0 && scancel --signal=TERM JOB     saves, stops, and does not start again
 #
 # Needs sbatch, on a machine that sees the same folder as the nodes, and can install packages: .venv is made
-# before the job is submitted. One task a GPU (as many --ntasks-per-node as --gpus-per-node), since JAX gives
-# each task of Slurm one device; without GPUs one task a node. What the job does is in launch/slurm.sbatch.
+# before the job is submitted. One task a GPU, by --ntasks-per-node and --gpus-per-node and not by
+# --gpus-per-task: JAX takes the GPU of the task's number from those of the node. Without GPUs one task a
+# node. What the job does is in launch/slurm.sbatch.
 set -eu
 # shellcheck source=launch/common.sh
 . "$(dirname -- "$0")/common.sh"

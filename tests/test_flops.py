@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import models
 import numpy as np
 import pytest
+from jax.interpreters import partial_eval as pe
 
 from crate_jax.model import flops, lm
 from crate_jax.model.presets import PRESETS
@@ -42,6 +43,19 @@ def test_equal_the_dots_of_the_unrolled_program(name):
   assert forward == count * flops.forward_flops_per_token(model.config)
   training = dot_flops(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
   assert training == count * flops.training_flops_per_token(model.config)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+@models.family_if_slow
+def test_what_is_computed_again_is_counted(name, remat):
+  model = models.member(name, remat=remat)
+  params, tokens = models.random_params(model), models.tokens(model, length=13)
+  loss = jax.grad(lambda params: objective(model, params, tokens)[0])
+  # Once more without what nothing needs, as XLA does: JAX traces every product of a layer again.
+  jaxpr, _ = pe.dce_jaxpr(jax.make_jaxpr(loss)(params).jaxpr, [True] * len(jax.tree.leaves(params)))
+  c = model.config
+  want = flops.training_flops_per_token(c) + flops.recomputed_flops_per_token(c)
+  assert dot_flops(jaxpr) == 2 * c.context * want
 
 
 @pytest.mark.parametrize("name", [*PRESETS, "query", "topk"])

@@ -43,6 +43,24 @@ def feature_flops(config: ModelConfig) -> int:
   return (coding + (config.decoder != "none")) * product
 
 
+def recomputed_flops_per_token(config: ModelConfig) -> int:
+  """Operations that the backward pass does again, because `config.remat` keeps less for it.
+
+  "dots" keeps products with weights, and computes attention again; "full" computes whole layers
+  again but their last product, which only the next layer wants.
+  """
+  attention = 0 if config.mixing == "tssa" else 2 * 2 * config.context * config.width
+  if config.remat == "none":
+    return 0
+  if config.remat == "dots":
+    return config.layers * attention
+  if config.features == "none":
+    last = 2 * config.width * config.width  # of the attention
+  else:
+    last = 2 * config.codes * config.width if config.decoder != "none" else 0
+  return config.layers * (mixing_flops(config) + feature_flops(config) - last)
+
+
 def training_flops_per_token(config: ModelConfig) -> int:
   """Operations of a forward and a backward pass, per token.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.extend
 from jax.sharding import PartitionSpec
 
 Axes = Sequence[str | None]  # logical name of every axis of an array, None for one without
@@ -17,12 +18,21 @@ Axes = Sequence[str | None]  # logical name of every axis of an array, None for 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
   """Lays an array out, and its gradient likewise."""
-  return nn.with_logical_constraint(x, tuple(axes)) if _on_a_mesh() else x
+  return nn.with_logical_constraint(x, tuple(axes)) if on_a_mesh() else x
+
+
+def keep_what_is_in_place(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:
+  """A policy of rematerialisation: the backward pass rounds and gathers parameters again by itself.
+
+  A layer's parameters are gathered where they are used. Were the gathered ones kept for the
+  backward pass, those of all layers would be whole on every device after all.
+  """
+  return primitive.name not in ("convert_element_type", "sharding_constraint")
 
 
 def mesh_axes(axis: str) -> tuple[str, ...]:
   """The mesh axes that a logical axis is really split along; none outside of a mesh."""
-  if not _on_a_mesh():
+  if not on_a_mesh():
     return ()
   (names,) = _spec([axis])
   sizes = jax.sharding.get_abstract_mesh().shape
@@ -41,14 +51,15 @@ def per_device(
     inputs: the axes of every argument; those that are not split arrive whole.
     outputs: the axes of every result; what is not split must be the same on all devices.
   """
-  if not _on_a_mesh():
+  if not on_a_mesh():
     return function
   specs = tuple(map(_spec, inputs)), tuple(map(_spec, outputs))
   # Unchecked: the checker wants every sum over devices told in its own terms.
   return jax.shard_map(function, in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
 
-def _on_a_mesh() -> bool:
+def on_a_mesh() -> bool:
+  """Whether what is traced here is laid out over several devices."""
   mesh = jax.sharding.get_abstract_mesh()
   return bool(nn.get_logical_axis_rules()) and math.prod(mesh.shape.values()) > 1
 

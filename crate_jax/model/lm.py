@@ -11,10 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from crate_jax.model import activations, cross_entropy
+from crate_jax.model import activations, cross_entropy, layout
 from crate_jax.model.block import STREAM, Block
 from crate_jax.model.config import ModelConfig
-from crate_jax.model.layout import constrain
 from crate_jax.model.norm import LayerNorm
 from crate_jax.model.parameter import parameter
 
@@ -85,7 +84,7 @@ class LM(nn.Module):
       self.positions_SD[None, :T] if positions_BT is None else self.positions_SD[positions_BT]
     )
     x_BTD = (self.tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
-    return constrain(x_BTD, STREAM)
+    return layout.constrain(x_BTD, STREAM)
 
   def decode(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
     """Logits from the stream before the first block; the rest of `__call__`."""
@@ -105,11 +104,15 @@ def _remat(block: type[Block], policy: str) -> type[Block]:
   """The block with a named policy of what its backward pass recomputes.
 
   "none" keeps every activation, "dots" keeps the matrix products and recomputes the rest,
-  "full" keeps only the block's input.
+  "full" keeps only the block's input. None keeps parameters that were gathered for the layer.
   """
-  if policy == "none":
+  if policy == "none" and not layout.on_a_mesh():
     return block
-  keep = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}[policy]
+  keep = {
+    "none": layout.keep_what_is_in_place,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": None,
+  }[policy]
   return nn.remat(block, policy=keep, prevent_cse=False)
 
 

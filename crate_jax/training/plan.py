@@ -1,10 +1,18 @@
-"""What a training step takes, measured before the first one: memory, compilation, time."""
+"""What a training step takes, known before the first one: memory, exchange, time.
+
+`measure` compiles the step for the devices at hand and tries it. `compile_only` stops short of
+that, and so can also do it for TPUs that are not here: their compiler runs on any machine.
+"""
 
 import dataclasses
+import functools
+import importlib.util
 import math
 import os
+import re
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -12,9 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from crate_jax.config import Config
-from crate_jax.training import sharding
+from crate_jax.errors import UserError
+from crate_jax.model import flops
+from crate_jax.training import hardware, hlo, sharding
+from crate_jax.training import program as program_lib
+from crate_jax.training.hardware import Peaks
 from crate_jax.training.program import Program
-from crate_jax.training.step import UpdateFn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +35,19 @@ class Plan:
   Attributes:
     update: the step's executable: (state, tokens_BT1) -> (state, metrics).
     mesh: size of every mesh axis.
+    slices: TPU slices that it runs on.
     state_bytes: parameters and optimizer state on one device.
     step_bytes: what a step needs beside them on one device, by XLA's own account.
     device_bytes: memory of one device.
     compile_seconds: time it took to compile.
-    seconds_per_step: mean of `TRIALS` trial steps; NaN if the step does not fit.
+    seconds_per_step: mean of `TRIALS` trial steps; NaN if there were none.
   """
 
   TRIALS: ClassVar[int] = 2
 
-  update: UpdateFn
+  update: jax.stages.Compiled
   mesh: dict[str, int]
+  slices: int
   state_bytes: int
   step_bytes: int
   device_bytes: int
@@ -46,25 +59,178 @@ class Plan:
     """Whether a step's memory, by XLA's account, is there at all."""
     return self.state_bytes + self.step_bytes <= self.device_bytes
 
+  @functools.cached_property
+  def program(self) -> hlo.Program:
+    """What XLA has made of the step."""
+    devices = math.prod(self.mesh.values())
+    slice_devices = devices // self.slices if self.slices > 1 else None
+    return hlo.Program(self.update.as_text(), slice_devices=slice_devices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+  """The least time that a step takes, if everything that it does ran at its peak and at once.
+
+  All numbers are of one device and one step.
+
+  Attributes:
+    model_flops: operations of the forward and the backward pass, exact (`model.flops`).
+    executed_flops: those and what rematerialisation computes again.
+    memory_bytes: read from and written to its memory (`hlo.Program.memory_bytes`).
+    link_bytes: sent to other devices (`hlo.Collective.sent_bytes`) within a slice.
+    slice_bytes: sent to other slices.
+    peaks: what the device can do.
+  """
+
+  model_flops: float
+  executed_flops: float
+  memory_bytes: float
+  link_bytes: float
+  slice_bytes: float
+  peaks: Peaks
+
+  @property
+  def parts(self) -> dict[str, float]:
+    """Seconds of each thing alone."""
+    return {
+      "computing": self.executed_flops / self.peaks.flops,
+      "memory": self.memory_bytes / self.peaks.memory_bandwidth,
+      "links": self.link_bytes / self.peaks.link_bandwidth,
+      "slices": self.slice_bytes / hardware.SLICE_BANDWIDTH,
+    }
+
+  @property
+  def seconds(self) -> float:
+    """The longest of them."""
+    return max(self.parts.values())
+
+  @property
+  def mfu(self) -> float:
+    """Model FLOPs utilisation that nothing can exceed (Chowdhery et al. 2022, appendix B)."""
+    return self.model_flops / self.peaks.flops / self.seconds
+
+
+def tpu_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
+  """The devices of a TPU slice that is not here, to compile for.
+
+  Args:
+    topology: as "v5p:4x4x8": the kind of chip, and how many in each direction.
+    slices: how many of these slices.
+
+  Raises:
+    UserError: there is no such slice, or libtpu is not installed.
+  """
+  if not importlib.util.find_spec("libtpu"):
+    raise UserError(
+      '--topology needs the TPU compiler: run "EXTRAS=tpu_compile launch/local.sh --help" once.'
+    )
+  # It would ask the cloud what it runs on, complain that nobody answers, and lock others out.
+  os.environ |= {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+  }
+  from jax.experimental import topologies
+
+  several = {"num_slices": slices} if slices > 1 else {}
+  try:
+    return topologies.get_topology_desc(topology, "tpu", **several).devices
+  except jax.errors.JaxRuntimeError as error:
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    raise UserError(f"--topology={topology} is not a TPU slice: {reason}.") from error
+
+
+def compile_only(
+  config: Config, devices: Sequence[jax.Device] | None = None
+) -> tuple[Plan, Roofline | None]:
+  """Compiles the step for the devices at hand, or for others, and says what it takes.
+
+  Returns:
+    The plan, and the roofline if the peaks of the devices are known.
+
+  Raises:
+    UserError: the mesh does not fit the devices, or the compiler found that the step does not fit
+      their memory.
+  """
+  program = program_lib.build(config, devices)
+  try:
+    plan = _compile(program, config)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+    how_much = f" ({used[1]}B of {used[2]}B on each)" if used else ""
+    raise UserError(
+      f"The step does not fit the devices' memory{how_much}: {advice(config, program)}."
+    ) from error
+  return plan, _roofline(plan, config, program.batch_sharding.mesh.devices.flat[0])
+
 
 def measure(program: Program, config: Config) -> Plan:
   """Compiles the step and, if it fits, tries it on a throw-away state before the run's own."""
+  plan = _compile(program, config)
+  if not plan.fits:
+    return plan
+  return dataclasses.replace(plan, seconds_per_step=_try(plan, program, config))
+
+
+def advice(config: Config, program: Program) -> str:
+  """What to change in a config whose step does not fit, the cheapest first."""
+  train, mesh = config.train, program.batch_sharding.mesh.shape
+  rows = train.batch_size // train.accumulation // (mesh["data"] * mesh["fsdp"])
+  ways = []
+  if mesh["data"] > 1:
+    ways.append("split the state too (mesh.fsdp in place of mesh.data)")
+  if config.model.remat != "full":
+    ways.append('recompute activations (model.remat="full")')
+  if rows > 1:
+    parts = train.accumulation * 2
+    ways.append(f"compute a batch in more parts (train.accumulation={parts} or more)")
+  ways.append("take more devices, or a smaller model.context or model.width")
+  return "; or ".join(ways)
+
+
+def _compile(program: Program, config: Config) -> Plan:
   state = jax.eval_shape(program.init, jax.random.key(0))
   tokens_BT1 = (config.train.batch_size, config.model.context + 1)
   started = time.monotonic()
   update = program.update.lower(state, jax.ShapeDtypeStruct(tokens_BT1, jnp.int32)).compile()
   memory = update.memory_analysis()
-  plan = Plan(
+  mesh = program.batch_sharding.mesh
+  return Plan(
     update=update,
-    mesh=dict(program.batch_sharding.mesh.shape),
+    mesh=dict(mesh.shape),
+    slices=sharding.slices(mesh.devices.flat),
     state_bytes=_bytes_on_one_device(state, program.state_sharding),
     step_bytes=memory.temp_size_in_bytes if memory else 0,
-    device_bytes=_device_bytes(),
+    device_bytes=_device_bytes(mesh.devices.flat[0]),
     compile_seconds=time.monotonic() - started,
     seconds_per_step=math.nan,
   )
-  return (
-    dataclasses.replace(plan, seconds_per_step=_try(plan, program, config)) if plan.fits else plan
+
+
+def _roofline(plan: Plan, config: Config, device: jax.Device) -> Roofline | None:
+  peaks = hardware.peaks(device)
+  if peaks is None:
+    return None
+  tokens = config.train.batch_size * config.model.context / math.prod(plan.mesh.values())
+  forward_backward = flops.training_flops_per_token(config.model)
+  exchanges = plan.program.collectives()
+  sent = {
+    crosses: sum(c.times * c.sent_bytes for c in exchanges if c.crosses_slices == crosses)
+    for crosses in (False, True)
+  }
+  return Roofline(
+    model_flops=tokens * forward_backward,
+    executed_flops=tokens * (forward_backward + flops.recomputed_flops_per_token(config.model)),
+    memory_bytes=plan.program.memory_bytes(),
+    link_bytes=sent[False],
+    slice_bytes=sent[True],
+    peaks=peaks,
   )
 
 
@@ -90,9 +256,14 @@ def _bytes_on_one_device(tree: Any, shardings: Any) -> int:
   return sum(jax.tree.leaves(sizes))
 
 
-def _device_bytes() -> int:
-  """Memory that one device may use: what it says, or for a CPU its share of the machine's."""
-  devices = jax.local_devices()
-  stats = devices[0].memory_stats() or {}
-  whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
-  return stats.get("bytes_limit", whole)
+def _device_bytes(device: jax.Device) -> int:
+  """Memory that one device may use: as it says, as its maker says, or a CPU's part of the machine's."""
+  if device.platform == "cpu":
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole // jax.local_device_count()
+  peaks = hardware.peaks(device)
+  try:
+    stats = device.memory_stats() or {}
+  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):  # of one not here
+    stats = {}
+  return int(stats.get("bytes_limit", peaks.memory if peaks else math.inf))

@@ -12,7 +12,7 @@ import jax
 
 from crate_jax.config import Config
 from crate_jax.model import flops, lm
-from crate_jax.training.plan import Plan
+from crate_jax.training.plan import Plan, Roofline
 
 
 def finite(value: Any) -> Any:
@@ -141,6 +141,10 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
     f", of {size(plan.device_bytes)} on each device",
     "time": time,
   }
+  _table(rows)
+
+
+def _table(rows: dict[str, str]) -> None:
   say()
   for name, text in rows.items():
     say(f"  {name:<15} {text}")
@@ -172,3 +176,38 @@ def after(result: dict[str, Any], workdir: Path) -> None:
   for line in result["sample"].strip().splitlines():
     say(f"  | {printable(line)}")
   say(f"\nwritten to {workdir}: result.json, loss.png, metrics.jsonl, tensorboard/, checkpoints/")
+
+
+def planned(config: Config, topology: str, plan: Plan, roofline: Roofline | None) -> None:
+  """Says what a step would take, and what that makes in a day; see `plan.compile_only`."""
+  m, train = config.model, config.train
+  devices = math.prod(plan.mesh.values())
+  tokens = train.batch_size * m.context
+  where = f"{plan.slices} x {topology}" if plan.slices > 1 else topology
+  exchanges = plan.program.collectives()
+  rows = {
+    "model": f"{m.architecture}, {m.layers} layers of width {m.width}, context {m.context}, "
+    f"{m.dtype}, remat {m.remat}: {model_facts(config)['parameters']:,} parameters",
+    "devices": f"{devices} of {where or jax.devices()[0].device_kind}; mesh: "
+    + ", ".join(f"{name} {size}" for name, size in plan.mesh.items()),
+    "step": f"{train.batch_size:,} x {m.context:,} tokens"
+    + (f" in {train.accumulation} parts" if train.accumulation > 1 else ""),
+    "memory": f"{size(plan.state_bytes)} of state and {size(plan.step_bytes)} for a step, of "
+    f"{size(plan.device_bytes)} on each device: {'fits' if plan.fits else 'DOES NOT FIT'}",
+    "FLOPs": f"{tokens * flops.training_flops_per_token(m):.3e} in a step, "
+    f"{tokens * flops.recomputed_flops_per_token(m):.3e} more for what is recomputed",
+    "exchange": f"{size(sum(c.times * c.sent_bytes for c in exchanges))} sent by each device in "
+    f"{sum(c.times for c in exchanges):,} exchanges of a step",
+    "compiled in": duration(plan.compile_seconds),
+  }
+  if roofline:
+    parts = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in roofline.parts.items())
+    rows |= {
+      "at best": f"{1e3 * roofline.seconds:.3g} ms a step ({parts})",
+      "that is": f"{roofline.mfu:.1%} of the devices' peak (MFU), "
+      f"{86400 * tokens / roofline.seconds / 1e9:,.3g} B tokens a day",
+      "peaks": f"{roofline.peaks.flops / 1e12:,.0f} TFLOP/s, "
+      f"{roofline.peaks.memory_bandwidth / 1e9:,.0f} GB/s of memory, "
+      f"{roofline.peaks.link_bandwidth / 1e9:,.0f} GB/s of links; {roofline.peaks.source}",
+    }
+  _table(rows)

@@ -1,6 +1,6 @@
 """The mesh, and the ONE table from logical axes to mesh axes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,18 +63,23 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     raise UserError(f"The mesh ({shape}) does not fit the {count} devices: set one size to -1.")
   if free:
     sizes[free[0]] = count // fixed
-  slices = len({getattr(device, "slice_index", 0) for device in placed})
   # Auto, not JAX's default Explicit: Linen's logical partitioning names axes, not types.
   types = (AxisType.Auto,) * 3
-  if slices == 1:
+  count = slices(placed)
+  if count == 1:
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), devices=placed, axis_types=types)
-  if sizes["data"] % slices:
+  if sizes["data"] % count:
     raise UserError(
-      f"mesh.data={sizes['data']} is not a multiple of the {slices} slices, which it goes over."
+      f"mesh.data={sizes['data']} is not a multiple of the {count} slices, which it goes over."
     )
-  of_slice = (sizes["data"] // slices, sizes["fsdp"], sizes["tensor"])
-  grid = mesh_utils.create_hybrid_device_mesh(of_slice, (slices, 1, 1), devices=placed)
+  of_slice = (sizes["data"] // count, sizes["fsdp"], sizes["tensor"])
+  grid = mesh_utils.create_hybrid_device_mesh(of_slice, (count, 1, 1), devices=placed)
   return Mesh(grid, tuple(sizes), axis_types=types)
+
+
+def slices(devices: Iterable[jax.Device]) -> int:
+  """How many TPU slices devices belong to; 1 for all others."""
+  return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 @contextmanager

@@ -50,6 +50,7 @@ MAY_DIFFER = {
   "mesh.data",
   "mesh.fsdp",
   "mesh.tensor",
+  "mesh.topology",
   "train.batch_size",
   "train.accumulation",
   "data.prepared",
