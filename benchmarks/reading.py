@@ -62,8 +62,7 @@ def _read(work: tuple[str, int, int, float, int, int]) -> float:
     context=context,
     batch_size=size * count,
     seed=0,
-    process_index=index,
-    process_count=count,
+    rows=range(index * size, (index + 1) * size),
   )
   for _ in range(10):  # more than is read ahead
     next(batches)

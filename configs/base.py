@@ -3,7 +3,8 @@
   python -m crate_jax.main --config=configs/base.py:6L,gpt2 --workdir=runs/gpt6 \\
     --config.data.prepared=data/pile
 
-Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L, 1B 7B 30B and the presets of crate_jax/model/presets.py:
+Argument: SIZE[,ARCHITECTURE], of 1L 2L 3L 6L 12L (the paper's), 1B 7B 30B (larger ones of the same
+proportions: docs/scaling.md) and the presets of crate_jax/model/presets.py:
 crate, crate_complete, crate_alpha, tost, aot, gpt2 (docs/family.md); 12L,crate by default.
 
 Hardware and time: 600,000 steps of 262,144 tokens are 157 B tokens. CRATE 12L at 1.11 GFLOP per

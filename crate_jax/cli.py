@@ -1,7 +1,8 @@
 """How every command starts: flags, one-sentence errors, exit codes.
 
-Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted, 143 ended
-by a SIGTERM, with everything saved.
+Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted, 134
+another process of the job is gone (JAX's own abort says the same), 143 ended by a SIGTERM, with
+everything saved. Those above 127 are worth another start.
 """
 
 import os
@@ -14,7 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from crate_jax import config as config_lib
-from crate_jax.errors import Stopped, UserError
+from crate_jax.errors import Lost, Stopped, UserError
 
 
 def run(command: Callable[[], None], required: Sequence[str], instead: str = "") -> NoReturn:
@@ -28,6 +29,8 @@ def run(command: Callable[[], None], required: Sequence[str], instead: str = "")
   try:
     _parse(sys.argv, required, instead)
     command()
+  except Lost as lost:
+    _fail(str(lost), 134)
   except Stopped as stopped:
     _fail(str(stopped), 143, kind="")
   except UserError as error:

@@ -1,6 +1,10 @@
 """The exceptions that are meant for a person: the ground floor, which every module may import."""
 
 
+class Lost(Exception):
+  """Another process of the job is gone; to be started again, and nothing to mend."""
+
+
 class Stopped(Exception):
   """A SIGTERM ended the run after a whole step, whose checkpoint is saved; not an error."""
 

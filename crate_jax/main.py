@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from crate_jax import cli
-from crate_jax.errors import Stopped, UserError
+from crate_jax.errors import Lost, Stopped
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config file, FILE.py[:ARGUMENT]; --config.KEY=VALUE changes a key."
@@ -75,7 +75,7 @@ def main() -> None:
     if jax.process_count() == 1:
       raise
     reason = str(error).strip().splitlines()[0].rstrip(".")
-    raise UserError(
+    raise Lost(
       f"Process {jax.process_index()} lost the others ({reason}): start the job again, and it goes "
       "on from its newest checkpoint."
     ) from error

@@ -17,8 +17,8 @@
 #   launch/gke.sh delete_cluster
 #
 # launch/gke.sh --dry_run COMMAND prints what it would do. Needs xpk (pip install xpk) with the gcloud and
-# kubectl that it asks for, logged in; `build` needs Docker. A run that broke is started again, whatever broke
-# it but wrong flags (exit code 2): a process that has lost the others ends with 1, as after any error.
+# kubectl that it asks for, logged in; `build` needs Docker. What xpk restarts are exit codes above 127, which
+# is how a run ends that was killed, stopped, or lost one of its processes; an error (1, 2) ends the workload.
 set -eu
 # shellcheck source=launch/common.sh
 . "$(dirname -- "$0")/common.sh"
@@ -64,7 +64,7 @@ case "$command" in
     split_at_dashes "$@"
     # exec, or the SIGTERM that xpk passes on would reach a shell and not Python.
     xpk_on_cluster workload create "--workload=$WORKLOAD" "--tpu-type=$TPU_TYPE" "--docker-image=$IMAGE" \
-      "--max-restarts=${MAX_RESTARTS:-10}" --restart-on-exit-codes=1 --termination-grace-period-seconds=120 \
+      "--max-restarts=${MAX_RESTARTS:-10}" --termination-grace-period-seconds=120 \
       "--command=exec $(quoted python -m crate_jax.main "${flags[@]}")" ${options[@]+"${options[@]}"}
     ;;
   list) xpk_on_cluster workload list ;;

@@ -77,7 +77,7 @@ extras_are_ready() {
 }
 
 check_extras() {
-  known=$(sed -n '/^\[options.extras_require\]/,$s/^\([a-z0-9]*\) *=.*/\1/p' setup.cfg | tr '\n' ' ')
+  known=$(sed -n '/^\[options.extras_require\]/,$s/^\([a-z0-9_]*\) *=.*/\1/p' setup.cfg | tr '\n' ' ')
   for extra in $extras; do
     case " $known" in
       *" $extra "*) ;;

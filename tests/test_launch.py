@@ -325,7 +325,7 @@ def test_gke_restarts_and_hands_on_sigterm(checkout):
   assert command[:3] == ["xpk", "workload", "create"] and command[-3:] == where
   assert {"--workload=w", "--tpu-type=v5litepod-16", "--spot"} < set(command)
   assert {"--docker-image=host/image:1", "--max-restarts=10"} < set(command)
-  assert {"--restart-on-exit-codes=1", "--termination-grace-period-seconds=120"} < set(command)
+  assert "--termination-grace-period-seconds=120" in command
   (inner,) = [c.removeprefix("--command=") for c in command if c.startswith("--command=")]
   assert shlex.split(inner) == ["exec", "python", "-m", "crate_jax.main", *FLAGS]
 

@@ -51,11 +51,15 @@ def hashes(batches, first_rows=(0,)):
   return totals
 
 
+def rows_of(process, processes, batch_size):
+  size = batch_size // processes
+  return range(process * size, (process + 1) * size)
+
+
 @pytest.mark.parametrize("processes", [2, 4, 8])
 def test_global_batches_do_not_depend_on_the_process_count(processes):
   whole = take(30, batch_size=8)  # 50 windows: across four ends of an epoch
-  options = {"batch_size": 8, "process_count": processes}
-  parts = [take(30, process_index=i, **options) for i in range(processes)]
+  parts = [take(30, batch_size=8, rows=rows_of(i, processes, 8)) for i in range(processes)]
   np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
   rows = range(0, 8, 8 // processes)
   assert hashes(zip(*parts, strict=True), rows) == hashes([[x] for x in whole])
@@ -66,9 +70,9 @@ def test_a_run_goes_on_at_its_example_with_other_processes_and_batches():
   seen, rng = [], np.random.default_rng(0)
   for batch_size, processes in ((4, 2), (8, 1), (6, 3), (16, 8), (4, 1)):
     options = {"batch_size": batch_size, "examples": sum(map(len, seen)), "seed": 3}
-    options["process_count"] = processes
     steps = int(rng.integers(1, 5))
-    parts = [take(steps, process_index=i, **options) for i in range(processes)]
+    rows = [rows_of(i, processes, batch_size) for i in range(processes)]
+    parts = [take(steps, rows=rows[i], **options) for i in range(processes)]
     seen.append(np.concatenate(np.concatenate(parts, axis=1)))
   seen = np.concatenate(seen)
   np.testing.assert_array_equal(seen, examples[: len(seen)])
@@ -143,9 +147,11 @@ def test_a_text_shorter_than_a_window_is_refused():
     take(1, TOKENS[:8])
 
 
-def test_unequal_slices_are_refused():
-  with pytest.raises(UserError, match="batch_size=4 is not a multiple of the 3 processes"):
-    take(1, process_count=3)
+def test_rows_may_be_any():
+  whole = take(3, batch_size=8)
+  np.testing.assert_array_equal(
+    take(3, batch_size=8, rows=[1, 6, 7]), np.array(whole)[:, [1, 6, 7]]
+  )
 
 
 def load(text, tmp_path, **changes):

@@ -74,7 +74,7 @@ class Collective:
     """The dimensions of each array in its result."""
     return [
       tuple(int(size) for size in sizes.split(",") if size)
-      for _, sizes in _SHAPE.findall(self.shape)
+      for _, sizes, _ in _SHAPE.findall(self.shape)
     ]
 
 

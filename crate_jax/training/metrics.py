@@ -19,7 +19,8 @@ from crate_jax import config as config_lib
 from crate_jax.config import Config
 from crate_jax.data import pipeline
 from crate_jax.errors import UserError
-from crate_jax.training import report
+from crate_jax.model import flops
+from crate_jax.training import hardware, report
 from crate_jax.training import workdir as files
 from crate_jax.training.report import duration, is_lead, say
 from crate_jax.training.step import Metrics
@@ -77,6 +78,9 @@ class Reporter:
   `train.log_every_steps`; evaluations have lines of their own. The numbers go to metrics.jsonl (a
   JSON object a line), to TensorBoard's event files, and to Weights & Biases if that is asked for.
 
+  "mfu" is the share of the devices' peak that the model's exact FLOPs make up, a mean over the run;
+  it is there where the peak is known (`training.hardware`).
+
   A step's metrics are fetched when the next step is under way, so the device never waits for
   the host, and the host is never more than one step ahead of the device.
   """
@@ -97,6 +101,9 @@ class Reporter:
       UserError: Weights & Biases is asked for and not installed.
     """
     self._config, self._clock = config, clock
+    self._flops_per_token = flops.training_flops_per_token(config.model)
+    peaks = hardware.peaks(jax.devices()[0])
+    self._peak_flops = jax.device_count() * peaks.flops if peaks else 0.0
     self._pending: tuple[int, int, Metrics] | None = None
     self._sinks: list[_Sink] = []
     self._bar: tqdm.tqdm | None = None
@@ -170,6 +177,9 @@ class Reporter:
       self._bar.update()
     if step % train.log_every_steps and step != train.steps:
       return
+    if math.isfinite(seconds) and self._peak_flops:
+      values["mfu"] = tokens / seconds * self._flops_per_token / self._peak_flops
+      pace = f"  MFU {values['mfu']:.1%}{pace}"
     values["tokens"] = examples * self._config.model.context
     self._write(step, {**values, "tokens_per_second": tokens / seconds, "batch_hash": batch_hash})
     if self._bar is None:

@@ -257,7 +257,7 @@ def _bytes_on_one_device(tree: Any, shardings: Any) -> int:
 
 
 def _device_bytes(device: jax.Device) -> int:
-  """Memory that one device may use: as it says, as its maker says, or a CPU's part of the machine's."""
+  """Memory that a device may use: as it says, or its maker; of a CPU its part of the machine's."""
   if device.platform == "cpu":
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return whole // jax.local_device_count()

@@ -59,6 +59,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Progra
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
   abstract = jax.eval_shape(init, jax.random.key(0))
+  sharding.check_divides(abstract.params, axes, mesh)
   state_sharding = sharding.state_shardings(abstract, optimizer, axes, mesh)
   batch_sharding = sharding.batch_sharding(mesh, c.train.batch_size // c.train.accumulation)
   update_on_one = make_update(model, optimizer, schedule, c.train.accumulation)

@@ -12,6 +12,7 @@ import jax
 
 from crate_jax.config import Config
 from crate_jax.model import flops, lm
+from crate_jax.training import hardware
 from crate_jax.training.plan import Plan, Roofline
 
 
@@ -136,12 +137,18 @@ def before(config: Config, facts: dict[str, Any], plan: Plan, workdir: Path, ste
     f"{facts['validation_tokens']:,} validation tokens",
     "sha256": f"training {facts['train_sha256'][:12]}, validation "
     f"{facts['validation_sha256'][:12]}, tokenizer {facts['tokenizer_sha256'][:12]}",
-    "device": f"{environment()['device']}; mesh: {mesh}",
+    "device": f"{environment()['device']}; mesh: {mesh}" + _peak(),
     "memory": f"{size(plan.state_bytes)} of state and {size(plan.step_bytes)} for a step"
     f", of {size(plan.device_bytes)} on each device",
     "time": time,
   }
   _table(rows)
+
+
+def _peak() -> str:
+  """The peak that utilisation is of, and who says so."""
+  peaks = hardware.peaks(jax.devices()[0])
+  return f"; peak {peaks.flops / 1e12:,.0f} TFLOP/s each ({peaks.source})" if peaks else ""
 
 
 def _table(rows: dict[str, str]) -> None:

@@ -116,6 +116,32 @@ def state_shardings(
   return TrainState(step=whole, params=params, opt_state=moments)  # type: ignore[arg-type]
 
 
+# What to change where an axis cannot be split evenly.
+_KEYS = {
+  "vocab": "model.vocab_size",
+  "heads": "model.heads",
+  "codes": "model.width * model.overcompleteness",
+  "embed": "model.width",
+}
+
+
+def check_divides(params: Any, axes: Any, mesh: Mesh) -> None:
+  """Refuses a mesh that cannot split the parameters into equal parts, with a `UserError`."""
+  where = dict(STORED)
+  for names, x in zip(_leaves(axes), jax.tree.leaves(params), strict=True):
+    for name, size in zip(names, x.shape, strict=True):
+      parts = mesh.shape.get(where[name], 1)
+      if size % parts:
+        raise UserError(
+          f"mesh.{where[name]}={parts} does not divide {_KEYS.get(name, name)}={size}: choose one "
+          "that is a multiple of the other."
+        )
+
+
+def _leaves(axes: Any) -> list[tuple[str, ...]]:
+  return jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, tuple))
+
+
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
   """Sharding of an array whose first axis is the batch, `rows` of which are computed at once."""
   parts = mesh.shape["data"] * mesh.shape["fsdp"]
