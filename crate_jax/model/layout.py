@@ -4,6 +4,7 @@ Which mesh axis a name stands for is known to the program that is being traced
 (`training.sharding.over`). Outside of one, on a single device, nothing here does anything.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +14,34 @@ import jax
 import jax.extend
 from jax.sharding import PartitionSpec
 
+STORED = "stored_"  # before an axis' name: as it is stored, where that differs from its use
 Axes = Sequence[str | None]  # logical name of every axis of an array, None for one without
 
 
 def constrain(x: jax.Array, axes: Axes) -> jax.Array:
   """Lays an array out, and its gradient likewise."""
   return nn.with_logical_constraint(x, tuple(axes)) if on_a_mesh() else x
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gather(x: jax.Array, axes: Axes) -> jax.Array:
+  """Brings a parameter, stored in parts, to where it is computed with.
+
+  Its gradient goes the other way: from sums on every device to parts of the whole sum, where the
+  parameter is stored. Left to itself it would be whole on every device in between.
+  """
+  return constrain(x, axes)
+
+
+def _gather_forward(x: jax.Array, axes: Axes) -> tuple[jax.Array, None]:
+  return constrain(x, axes), None
+
+
+def _gather_backward(axes: Axes, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+  return (constrain(gradient, [f"{STORED}{axis}" for axis in axes]),)
+
+
+gather.defvjp(_gather_forward, _gather_backward)
 
 
 def keep_what_is_in_place(primitive: jax.extend.core.Primitive, *_: Any, **__: Any) -> bool:

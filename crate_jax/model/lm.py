@@ -83,7 +83,10 @@ class LM(nn.Module):
     position_BTD = (
       self.positions_SD[None, :T] if positions_BT is None else self.positions_SD[positions_BT]
     )
-    x_BTD = (self.tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
+    # Placed once more for the gradient's sake: each device adds up that of its own tokens, rather
+    # than being sent all tokens for its part of the width.
+    tokens_VD = layout.constrain(self.tokens_VD, ("vocab", "embed"))
+    x_BTD = (tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
     return layout.constrain(x_BTD, STREAM)
 
   def decode(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:

@@ -29,4 +29,4 @@ def parameter(
   boxed = nn.with_logical_partitioning(init, tuple(axes))
   stored = jnp.promote_types(dtype, jnp.float32)
   value: jax.Array = module.param(name, boxed, tuple(axes.values()), stored)  # type: ignore[assignment]
-  return layout.constrain(value.astype(dtype), tuple(axes))
+  return layout.gather(value.astype(dtype), tuple(axes))

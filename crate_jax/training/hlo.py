@@ -39,7 +39,7 @@ class Collective:
   """An exchange between devices.
 
   Attributes:
-    kind: one of `COLLECTIVES`.
+    kind: one of `COLLECTIVES`, or "send" between slices.
     shape: of what comes out on one device, as XLA writes it.
     result_bytes: of that.
     group: devices that exchange with each other.
@@ -66,6 +66,7 @@ class Collective:
       "all-reduce": 2 * others,
       "reduce-scatter": self.group - 1,  # of the result, which is a part of what is reduced
       "collective-permute": 1,
+      "send": 1,
     }
     return scale.get(self.kind, others) * self.result_bytes
 
@@ -103,6 +104,15 @@ class Program:
     found = []
     for instruction, times, in_loop, caller in self._walk(self.entry, 1, False, ""):
       kind = instruction.opcode.removesuffix("-start")
+      if kind == "send" and "megascale" in instruction.rest:  # from slice to slice, by the hosts
+        part = _SHAPE.search(instruction.shape)
+        assert part, instruction
+        found.append(
+          Collective(
+            kind, part[0], _size(part[0]), 2, True, times, in_loop, _source(instruction.rest)
+          )
+        )
+        continue
       if kind not in COLLECTIVES or _is_echo(caller):
         continue
       shape = instruction.shape

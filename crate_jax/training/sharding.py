@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from crate_jax.config import MeshConfig
 from crate_jax.errors import UserError
+from crate_jax.model import layout
 from crate_jax.training.step import TrainState
 
 # Every axis of every array, what it is split along where it is stored, and where it is computed
@@ -34,6 +35,7 @@ TABLE: tuple[tuple[str, Any, Any], ...] = (
 )
 STORED = tuple((axis, stored) for axis, stored, _ in TABLE)
 IN_USE = tuple((axis, in_use) for axis, _, in_use in TABLE)
+_BOTH = IN_USE + tuple((f"{layout.STORED}{axis}", stored) for axis, stored in STORED)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,7 +87,7 @@ def slices(devices: Iterable[jax.Device]) -> int:
 @contextmanager
 def over(mesh: Mesh) -> Iterator[None]:
   """What is traced in here is laid out over the mesh as the table says."""
-  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(IN_USE):
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(_BOTH):
     yield
 
 
