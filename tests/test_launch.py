@@ -488,6 +488,24 @@ def test_processes_that_hang_are_killed(ready, tmp_path):
   _until(lambda: not _left_of(ready), 5)  # the system ends what is killed a little later
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_four_processes_train_the_tiny_config(tmp_path):
+  """The script itself, with the real training, in this checkout."""
+  workdir = tmp_path / "run"
+  flags = ["--config.train.steps=20", "--config.optimizer.warmup_steps=2", "--config.mesh.fsdp=2"]
+  done = subprocess.run(
+    [str(conftest.ROOT / "launch" / "multiprocess.sh"), "4", "--config=configs/tiny.py",
+     f"--workdir={workdir}", *flags],
+    capture_output=True, text=True, timeout=280, env=os.environ | {"TMPDIR": str(tmp_path)},
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert "mesh: data 2, fsdp 2, tensor 1" in done.stdout and "step 20/20" in done.stdout
+  assert (workdir / "result.json").exists()
+  for log in tmp_path.glob("crate_jax-processes.*/process-*.log"):
+    assert "step" not in log.read_text()  # only process 0 speaks
+
+
 def test_processes_train_the_tiny_config_by_default(checkout):
   commands = _printed(_script("multiprocess.sh", checkout, "--dry_run", "2"))
   assert [c[-1] for c in commands] == ["--process_id=0", "--process_id=1"]

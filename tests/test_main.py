@@ -77,6 +77,22 @@ def test_train_evaluate_generate(text, tmp_path):
   assert generated.stdout.startswith("the cat")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_compile_only_needs_no_text_and_no_folder():
+  pytest.importorskip("libtpu", reason="the TPU compiler is the extra tpu_compile")
+  done = command("main", "--config=configs/tiny.py", "--compile_only", timeout=150)
+  assert (done.returncode, done.stderr) == (0, ""), done.stderr
+  assert "4 of v5e:2x2; mesh: data 4" in done.stdout and "of the devices' peak" in done.stdout
+  here = command("main", "--config=configs/tiny.py", "--compile_only", "--topology=")
+  assert here.returncode == 0 and "1 of cpu; mesh: data 1" in here.stdout, here.stderr
+  assert "of the devices' peak" not in here.stdout  # nobody says what a CPU's is
+  absent = command("main", "--config=configs/tiny.py", "--compile_only", "--topology=v5e:3x3")
+  assert absent.returncode == 1
+  assert absent.stderr.startswith("error: --topology=v5e:3x3 is not a TPU slice")
+  assert absent.stderr.count("\n") == 1
+
+
 def test_generate_holds_neurons(small, tmp_path):
   loop.train(small, tmp_path / "run")
   workdir = f"--workdir={tmp_path / 'run'}"

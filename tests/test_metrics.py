@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,8 @@ from test_main import SMALL
 
 from crate_jax import config as config_lib
 from crate_jax.errors import UserError
-from crate_jax.training import metrics
+from crate_jax.model import flops
+from crate_jax.training import hardware, metrics
 
 
 def report(workdir, config, first, last):
@@ -46,6 +48,22 @@ def test_lines_on_a_pipe(config, tmp_path, capsys):
     "  non-zero codes by layer      25.0%  50.0%",
     "  eta sigma_max(D)^2 by layer  1.75  2.50  (convergence is sure below 2)",
   ]
+
+
+def test_utilisation_is_said_where_the_peak_is_known(config, tmp_path, capsys, monkeypatch):
+  for name in ("unknown", "known"):
+    (tmp_path / name).mkdir()
+  report(tmp_path / "unknown", config, 0, 4)
+  assert "MFU" not in capsys.readouterr().out
+  peak = 1e9
+  peaks = hardware.Peaks(peak, 1e9, 1e9, 1e9, "a page")
+  monkeypatch.setattr(hardware, "peaks", lambda device: peaks)
+  report(tmp_path / "known", config, 0, 4)
+  assert re.search(r"  MFU \d+\.\d%  [\d,]+ tokens/s", capsys.readouterr().out)
+  lines = [json.loads(line) for line in (tmp_path / "known/metrics.jsonl").read_text().splitlines()]
+  line = next(line for line in lines if line["step"] == 4)
+  per_token = flops.training_flops_per_token(config.model)
+  assert line["mfu"] == pytest.approx(line["tokens_per_second"] * per_token / peak)
 
 
 def test_a_restart_takes_back_what_lies_past_its_step(config, tmp_path):

@@ -69,5 +69,5 @@ def _config(source: Source) -> Config:
     train=config_lib.TrainConfig(1, 1, 1, 1),
     evaluation=config_lib.EvaluationConfig(1, 0),
     checkpoint=config_lib.CheckpointConfig(0, 0.0, 1),
-    mesh=config_lib.MeshConfig(-1, 1, 1),
+    mesh=config_lib.MeshConfig(-1, 1, 1, ""),
   )

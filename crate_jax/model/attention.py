@@ -86,11 +86,17 @@ def _splash(q_BTKH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[ja
 
   _, T, K, H = q_BTKH.shape
   block = next(size for size in (512, 256, 128) if T % size == 0)
-  parts = ("block_q", "block_kv", "block_kv_compute")
-  backward = ("block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute", "block_q_dq", "block_kv_dq")
+  sizes = splash.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
   attend = splash.make_splash_mha_single_device(
     splash.MultiHeadMask([splash.CausalMask((T, T))] * K),
-    block_sizes=splash.BlockSizes(**dict.fromkeys(parts + backward, block)),
+    block_sizes=sizes,
   )
   heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTKH * H**-0.5, k_BTKH, v_BTKH))
   return (jnp.swapaxes(jax.vmap(attend)(*heads_first), 1, 2),)

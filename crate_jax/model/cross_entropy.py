@@ -48,7 +48,7 @@ def _forward(
 def _backward(gradients: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[Any, Any, None]:
   x_grad, head_grad = gradients
   scale = g / (x_grad.shape[0] * x_grad.shape[1])
-  return *((scale * x).astype(x.dtype) for x in (x_grad, head_grad)), None
+  return (scale * x_grad).astype(x_grad.dtype), (scale * head_grad).astype(head_grad.dtype), None
 
 
 mean_nll.defvjp(_forward, _backward)
@@ -56,7 +56,7 @@ mean_nll.defvjp(_forward, _backward)
 
 def _local_nll(x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array]:
   def of_chunk(_: None, chunk: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
-    x_CD, targets_C, _ = chunk
+    x_CD, targets_C, _real_C = chunk
     return None, _nll(x_CD, head_VD, targets_C)[0]
 
   _, nll_NC = jax.lax.scan(of_chunk, None, _chunks(x_BTD, targets_BT))

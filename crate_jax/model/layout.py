@@ -88,4 +88,6 @@ def on_a_mesh() -> bool:
 
 
 def _spec(axes: Axes) -> PartitionSpec:
-  return nn.logical_to_mesh_axes(tuple(axes))
+  spec = nn.logical_to_mesh_axes(tuple(axes))
+  assert spec is not None  # None is for no axes at all
+  return spec

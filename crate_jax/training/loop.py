@@ -109,7 +109,7 @@ def train(
     batch_size=rows,
     seed=c.seed,
     examples=resume.examples if resume else 0,
-    rows=sharding.own_rows(layout, rows),
+    rows=sharding.own_rows(layout, rows).tolist(),
   )
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)

@@ -64,7 +64,7 @@ class Plan:
     """What XLA has made of the step."""
     devices = math.prod(self.mesh.values())
     slice_devices = devices // self.slices if self.slices > 1 else None
-    return hlo.Program(self.update.as_text(), slice_devices=slice_devices)
+    return hlo.Program(self.update.as_text() or "", slice_devices=slice_devices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,10 +100,11 @@ class Stopping:
   """
 
   def __enter__(self) -> Self:
-    self._asked, self._before = False, None
+    self._asked = False
+    self._before: Any = None
     own = not jax.distributed.is_initialized()
     if own and threading.current_thread() is threading.main_thread():
-      self._before: Any = signal.signal(signal.SIGTERM, self._ask)
+      self._before = signal.signal(signal.SIGTERM, self._ask)
     return self
 
   def __exit__(self, *exception: object) -> None:

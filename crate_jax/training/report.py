@@ -56,6 +56,11 @@ def duration(seconds: float) -> str:
   return f"{s // 60}m{s % 60:02d}s" if s < 3600 else f"{s // 3600}h{s % 3600 // 60:02d}m"
 
 
+def _brief(seconds: float) -> str:
+  """12.3 ms, 4.56 s."""
+  return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
 def model_facts(config: Config) -> dict[str, Any]:
   """Sizes of the model and what a token of training costs."""
   counts = lm.count_parameters(config.model)
@@ -208,9 +213,9 @@ def planned(config: Config, topology: str, plan: Plan, roofline: Roofline | None
     "compiled in": duration(plan.compile_seconds),
   }
   if roofline:
-    parts = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in roofline.parts.items())
+    parts = ", ".join(f"{name} {_brief(seconds)}" for name, seconds in roofline.parts.items())
     rows |= {
-      "at best": f"{1e3 * roofline.seconds:.3g} ms a step ({parts})",
+      "at best": f"{_brief(roofline.seconds)} a step ({parts})",
       "that is": f"{roofline.mfu:.1%} of the devices' peak (MFU), "
       f"{86400 * tokens / roofline.seconds / 1e9:,.3g} B tokens a day",
       "peaks": f"{roofline.peaks.flops / 1e12:,.0f} TFLOP/s, "

@@ -158,14 +158,15 @@ def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
 def own_rows(sharding: NamedSharding, rows: int) -> np.ndarray:
   """Which rows of a batch this process's devices hold, in order."""
   places = sharding.addressable_devices_indices_map((rows,)).values()
-  return np.unique([row for (part,) in places for row in range(rows)[part]])
+  return np.unique([row for place in places if place for row in range(rows)[place[0]]])
 
 
 def assemble(local_BT1: np.ndarray, sharding: NamedSharding, rows: int) -> jax.Array:
   """A batch over all processes from the rows that each of them has (`own_rows`)."""
   own = own_rows(sharding, rows)
 
-  def part(index: tuple[slice, ...]) -> np.ndarray:
+  def part(index: tuple[slice, ...] | None) -> np.ndarray:
+    assert index is not None  # that is for devices of others
     return local_BT1[np.searchsorted(own, range(rows)[index[0]])]
 
   return jax.make_array_from_callback((rows, local_BT1.shape[1]), sharding, part)
