@@ -9,7 +9,7 @@ import pytest
 
 from crate_jax.config import CheckpointConfig
 from crate_jax.errors import UserError
-from crate_jax.training import checkpoint
+from crate_jax.training import checkpoint, processes
 from crate_jax.training.step import TrainState
 
 CONFIG = CheckpointConfig(every_steps=5, every_minutes=2.0, keep=2)
@@ -67,7 +67,7 @@ def test_a_missing_step_or_run_is_named(tmp_path):
 
 def test_saves_are_due_by_step_and_by_minutes():
   now = 0.0
-  policy = checkpoint.SavePolicy(CONFIG, clock=lambda: now)
+  policy = checkpoint.SavePolicy(CONFIG, agree_every=7, clock=lambda: now)
   due = []
   for step in range(1, 13):
     now += 50
@@ -79,6 +79,21 @@ def test_saves_are_due_by_step_and_by_minutes():
 
 def test_intervals_of_zero_never_save():
   policy = checkpoint.SavePolicy(
-    dataclasses.replace(CONFIG, every_steps=0, every_minutes=0.0), clock=lambda: 1e9
+    dataclasses.replace(CONFIG, every_steps=0, every_minutes=0.0), 1, clock=lambda: 1e9
   )
   assert not any(policy.due(step) for step in range(1, 100))
+
+
+def test_the_clock_of_process_0_decides_for_all(monkeypatch):
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  asked = []
+
+  def first_says(yes):
+    asked.append(yes)
+    return len(asked) == 2  # its clock is ahead of ours
+
+  monkeypatch.setattr(processes, "first_says", first_says)
+  by_time = dataclasses.replace(CONFIG, every_steps=0)
+  policy = checkpoint.SavePolicy(by_time, agree_every=4, clock=lambda: 0.0)
+  assert [step for step in range(1, 13) if policy.due(step)] == [8]
+  assert asked == [False] * 3  # at steps 4, 8 and 12

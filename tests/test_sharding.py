@@ -80,6 +80,7 @@ def test_resumed_equals_straight_and_any_mesh_reads_any_other(tmp_path):
   eight_devices("resume", tmp_path, *EVERY)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_one_device_reads_what_eight_have_written(text, tmp_path):
   eight_devices("save", tmp_path)
@@ -90,16 +91,11 @@ def test_one_device_reads_what_eight_have_written(text, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, params, want)
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("check", ["work_is_shared", "uneven_meshes_are_refused"])
-def test_on_eight_devices(check):
-  eight_devices(check)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_evaluation_and_samples_do_not_depend_on_the_mesh():
-  eight_devices("scores_agree")
+@pytest.mark.parametrize("check", ["work_is_shared", "uneven_meshes_are_refused", "scores_agree"])
+def test_on_eight_devices(check):
+  eight_devices(check)
 
 
 @pytest.mark.timeout(300)

@@ -14,6 +14,7 @@ from jax.sharding import SingleDeviceSharding
 
 from crate_jax.config import CheckpointConfig
 from crate_jax.errors import UserError
+from crate_jax.training import processes
 from crate_jax.training.step import TrainState
 
 
@@ -88,16 +89,29 @@ class Checkpoints:
 
 
 class SavePolicy:
-  """When to save: every so many steps, and every so many minutes of the clock."""
+  """When to save: every so many steps, and every so many minutes of process 0's clock."""
 
-  def __init__(self, config: CheckpointConfig, clock: Callable[[], float] = time.monotonic) -> None:
+  def __init__(
+    self, config: CheckpointConfig, agree_every: int, clock: Callable[[], float] = time.monotonic
+  ) -> None:
+    """Starts the clock.
+
+    Args:
+      config: the intervals.
+      agree_every: steps after which several processes ask the first what time it is; their own
+        clocks differ, and all must save after the same step. One process asks at every step.
+      clock: seconds.
+    """
     self._config, self._clock, self._last = config, clock, clock()
+    self._agree_every = agree_every if jax.process_count() > 1 else 1
 
   def due(self, step: int) -> bool:
     """True if the state after update number `step` is to be saved; then the clock restarts."""
     c = self._config
     by_step = c.every_steps > 0 and step % c.every_steps == 0
-    by_time = c.every_minutes > 0 and self._clock() - self._last >= 60 * c.every_minutes
+    by_time = False
+    if c.every_minutes > 0 and step % self._agree_every == 0:
+      by_time = processes.first_says(self._clock() - self._last >= 60 * c.every_minutes)
     if by_step or by_time:
       self._last = self._clock()
     return by_step or by_time

@@ -123,7 +123,7 @@ def train(
   written = workdir / files.CONFIG
   processes.agree(SHARED, written.read_text() if written.exists() else "")
   step, examples = int(state.step), resume.examples if resume else 0
-  policy = checkpoint.SavePolicy(c.checkpoint)
+  policy = checkpoint.SavePolicy(c.checkpoint, agree_every=c.train.log_every_steps)
   axes = lm.logical_axes(program.model)
   description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
   with (

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from crate_jax.errors import UserError
 
 SILENT_SECONDS = 20  # a process that nothing was heard of for so long is dead, and all end
-END_SECONDS = 20  # that the others are waited for at the end
+END_SECONDS = 45  # that the others are waited for at the end
 
 
 def start(coordinator: str, count: int | None, index: int | None, *, wait_seconds: int) -> None:
@@ -78,6 +78,13 @@ def agree(what: str, value: str) -> None:
   everyone = multihost_utils.process_allgather(digest)
   if different := [i for i, other in enumerate(everyone) if not np.array_equal(other, everyone[0])]:
     raise UserError(f"Process {different[0]} has another {what} than process 0.")
+
+
+def first_says(yes: bool) -> bool:
+  """What process 0 has said, in every process."""
+  if jax.process_count() == 1:
+    return yes
+  return bool(multihost_utils.broadcast_one_to_all(np.array(yes)))
 
 
 def meet() -> None:
