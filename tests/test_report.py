@@ -26,6 +26,8 @@ def plan(**changes):
     "device_bytes": 80_000_000_000,
     "compile_seconds": 41.2,
     "seconds_per_step": 0.25,
+    "compiler_counts": False,
+    "slices": 1,
   }
   return Plan(**(values | changes))  # type: ignore[arg-type]
 
