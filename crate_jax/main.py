@@ -11,6 +11,7 @@ result.json. A trained tokenizer is also kept in ~/.cache/crate_jax.
 configs/base.py lists every key. The config is a Python file, and is run.
 """
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ COORDINATOR = flags.DEFINE_string(
 )
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: which this is, from 0.")
-WAIT_SECONDS = flags.DEFINE_integer("wait_seconds", 300, "How long to wait for all processes.")
+WAIT_SECONDS = flags.DEFINE_integer(
+  "wait_seconds", 300, "How long to wait for all processes to start.", lower_bound=1
+)
 WANDB = flags.DEFINE_string("wandb", "", "Project on Weights & Biases to log to as well.")
 
 
@@ -49,6 +52,8 @@ ONE_START = ("coordinator", "num_processes", "process_id", "wait_seconds", "prof
 
 def main() -> None:
   """Trains."""
+  if not COMPILE_ONLY.value and (TOPOLOGY.value is not None or NUM_SLICES.value != 1):
+    raise flags.Error("--topology and --num_slices go with --compile_only.")
   if COMPILE_ONLY.value:
     _compile_only()
     return
@@ -72,7 +77,8 @@ def main() -> None:
     processes.finish()
     raise
   except jax.errors.JaxRuntimeError as error:
-    if jax.process_count() == 1:
+    exchange = re.search("gloo|nccl|coordination|heartbeat|UNAVAILABLE|DEADLINE", str(error), re.I)
+    if jax.process_count() == 1 or not exchange:
       raise
     reason = str(error).strip().splitlines()[0].rstrip(".")
     raise Lost(
@@ -92,6 +98,8 @@ def _compile_only() -> None:
 
   c = config_lib.resolve_without_text(CONFIG.value)
   topology = c.mesh.topology if TOPOLOGY.value is None else TOPOLOGY.value
+  if not topology and NUM_SLICES.value != 1:
+    raise flags.Error("--num_slices goes with a --topology.")
   devices = plan.tpu_devices(topology, NUM_SLICES.value) if topology else None
   report.planned(c, topology, *plan.compile_only(c, devices))
 

@@ -63,6 +63,10 @@ def logits(model: lm.LM, params: lm.Params, tokens_BT: jax.Array) -> jax.Array:
   return model.apply({"params": params}, tokens_BT)
 
 
+def token_nll(model: lm.LM, params: lm.Params, tokens_BT1: jax.Array) -> jax.Array:
+  return model.apply({"params": params}, tokens_BT1, method="token_nll")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def cached_logits(model: lm.LM, variables: dict, tokens_BT, positions_BT) -> tuple:
   return model.apply(variables, tokens_BT, positions_BT, mutable=["cache"])

@@ -29,4 +29,5 @@ def test_peaks_have_a_source(kind, tflops, page):
 
 def test_nothing_is_made_up_for_others():
   assert hardware.peaks(jax.devices()[0]) is None
-  assert hardware.peaks(types.SimpleNamespace(device_kind="NVIDIA GeForce")) is None
+  for other in ("NVIDIA GeForce", "NVIDIA A100-PCIE-40GB", "NVIDIA H100 PCIe"):
+    assert hardware.peaks(types.SimpleNamespace(device_kind=other)) is None

@@ -19,6 +19,10 @@ def one(line, slice_devices=None):
      "all-gather", 8 * 4 * 4 * 3 / 4),
     ("%a = (bf16[4]{0}, bf16[16]{0}) all-gather-start(%x), replica_groups=[2,4]<=[8]",
      "all-gather", 16 * 2 * 3 / 4),
+    ("%a = ((f32[4]{0}, f32[8]{0}), (f32[16]{0:T(8,128)}, f32[32]{0})) all-gather-start(%x, %y), "
+     "replica_groups=[1,4]<=[4]", "all-gather", (16 + 32) * 4 * 3 / 4),
+    ("%a = (f32[16]{0}, f32[4]{0}) reduce-scatter-start(%x), replica_groups={{0,1,2,3}}",
+     "reduce-scatter", 3 * 4 * 4),
     ("%a = f32[6]{0} all-reduce(%x), replica_groups={{0,1},{2,3}}, to_apply=%add",
      "all-reduce", 2 * 6 * 4 / 2),
     ("%a = (f32[6]{0}, /*index=1*/s8[8]{0:T(8,128)(2,1)}) all-reduce(%x), replica_groups={{0,1}}",
@@ -129,3 +133,52 @@ def test_bytes_of_memory_are_those_of_xla():
   compiled = program.lower(*shapes).compile()
   want = compiled.cost_analysis()["bytes accessed"]
   assert hlo.Program(compiled.as_text()).memory_bytes() == want == 2 * x + w
+
+
+TPU = """
+%inner (p: f32[6,8,8], i: s32[]) -> f32[8,8] {
+  %p = f32[6,8,8]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %cut = f32[1,8,8]{2,1,0} dynamic-slice(%p, %i, %z, %z), dynamic_slice_sizes={1,8,8}
+}
+
+%outer (q: f32[6,8,8], j: s32[]) -> f32[8,8] {
+  %q = f32[6,8,8]{2,1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %same = f32[6,8,8]{2,1,0} bitcast(%q)
+  ROOT %f = f32[8,8]{1,0} fusion(%same, %j), kind=kLoop, calls=%inner
+}
+
+%write (r: f32[6,8,8], w: f32[1,8,8], k: s32[]) -> f32[6,8,8] {
+  %r = f32[6,8,8]{2,1,0} parameter(0)
+  %w = f32[1,8,8]{2,1,0} parameter(1)
+  %k = s32[] parameter(2)
+  ROOT %put = f32[6,8,8]{2,1,0} dynamic-update-slice(%r, %w, %k, %z, %z)
+}
+
+ENTRY %main (x: f32[6,8,8]) -> f32[8] {
+  %x = f32[6,8,8]{2,1,0} parameter(0)
+  %n = s32[] constant(3)
+  LINE
+}
+"""
+
+
+@pytest.mark.parametrize(
+  ("line", "moved"),
+  [
+    # A part is read, in a fusion within a fusion, and written; the index is four bytes.
+    ("%f = f32[8,8]{1,0} fusion(%x, %n), kind=kOutput, calls=%outer", 4 * (64 + 64 + 1)),
+    ("%f = f32[8,8]{1,0:T(8,128)S(1)} fusion(%x, %n), kind=kOutput, calls=%outer", 4 * (64 + 1)),
+    # A part is written in place: read once where it comes from, written once.
+    ("%f = f32[6,8,8]{2,1,0} fusion(%x, %x1, %n), kind=kLoop, calls=%write", 4 * (64 + 1)),
+    # To on-chip memory: read alone.
+    ("%c = (f32[6,8,8]{2,1,0:S(1)}, f32[6,8,8]{2,1,0}, u32[]{:S(2)}) copy-start(%x)", 4 * 384),
+    ("%s = ((f32[6,8,8]{2,1,0}), f32[1,8,8]{2,1,0:S(1)}, s32[]) slice-start(%x)", 4 * 64),
+    ("%c = (f32[6,8,8]{2,1,0}, f32[6,8,8]{2,1,0}, u32[]{:S(2)}) copy-start(%x)", 2 * 4 * 384),
+    ("%c = f32[6,8,8]{2,1,0} copy-done(%c1)", 0),
+    ("%d = f32[2,8,8]{2,1,0} slice(%x), slice={[0:2], [0:8], [0:8]}", 2 * 4 * 128),
+  ],
+)  # fmt: skip
+def test_bytes_of_memory_in_the_forms_that_tpus_have(line, moved):
+  assert hlo.Program(TPU.replace("LINE", line)).memory_bytes() == moved

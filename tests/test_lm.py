@@ -14,7 +14,7 @@ from crate_jax.model import lm
 from crate_jax.model.block import Block
 from crate_jax.model.norm import layer_norm
 from crate_jax.training import optim
-from crate_jax.training.step import objective, token_nll
+from crate_jax.training.step import objective
 
 both = pytest.mark.parametrize("architecture", ["crate", "gpt2"])
 
@@ -140,7 +140,7 @@ def test_logits_depend_on_no_later_position_and_on_every_earlier_one(name):
 
 
 def _values_and_gradients(model, params, tokens):
-  return jax.jit(jax.value_and_grad(lambda p: jnp.mean(token_nll(model, p, tokens))))(params)
+  return jax.jit(jax.value_and_grad(lambda p: jnp.mean(models.token_nll(model, p, tokens))))(params)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -175,7 +175,7 @@ def test_remat_recomputes_and_unrolling_unrolls(architecture):
   def gradient_program(**changes):
     model = models.small(architecture, **changes)
     params, tokens = models.random_params(model), models.tokens(model)
-    f = jax.grad(lambda p: jnp.mean(token_nll(model, p, tokens)))
+    f = jax.grad(lambda p: jnp.mean(models.token_nll(model, p, tokens)))
     return jax.jit(f).lower(params)
 
   def dots(**changes):

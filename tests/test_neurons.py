@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crate_jax.model import activations, lm
-from crate_jax.training.step import objective, token_nll
+from crate_jax.training.step import objective
 
 
 @pytest.mark.parametrize("name", ["crate", "gpt2", "signed", "topk"])
@@ -32,7 +32,7 @@ def test_the_l1_penalty_is_added_to_the_objective():
   plain, penalised = models.small("gpt2"), models.small("gpt2", l1=0.25)
   params, tokens = models.random_params(plain), models.tokens(plain)
   total, nll = objective(penalised, params, tokens)
-  np.testing.assert_allclose(nll, jnp.mean(token_nll(plain, params, tokens)), rtol=1e-6)
+  np.testing.assert_allclose(nll, jnp.mean(models.token_nll(plain, params, tokens)), rtol=1e-6)
   _, seen = plain.apply({"params": params}, tokens[:, :-1], mutable=["activations"])
   sizes = np.asarray(seen["activations"]["blocks"]["features"]["A1"][0], np.float64)
   want = 0.25 * np.abs(sizes).sum(-1).mean((1, 2)).sum()

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from crate_jax.training import step
-from crate_jax.training.step import TrainState, token_nll
+from crate_jax.training.step import TrainState
 
 
 def make_update(*args):
@@ -24,7 +24,7 @@ def test_nll_is_that_of_the_softmax():
   logits = np.asarray(models.logits(model, params, tokens[:, :-1]), np.float64)
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   want = -np.log(np.take_along_axis(p, tokens[:, 1:, None], -1)[..., 0])
-  np.testing.assert_allclose(token_nll(model, params, tokens), want, rtol=1e-5)
+  np.testing.assert_allclose(models.token_nll(model, params, tokens), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [2, 6])
@@ -47,7 +47,9 @@ def test_metrics_are_of_the_parameters_before_the_update():
   state, batch = _state(model, optimizer), models.tokens(model, rows=6)
   rate = optax.linear_schedule(1.0, 0.0, 10)
   new, metrics = make_update(model, optimizer, rate, 1)(state, batch)
-  loss, gradient = jax.value_and_grad(lambda p: jnp.mean(token_nll(model, p, batch)))(state.params)
+  loss, gradient = jax.value_and_grad(lambda p: jnp.mean(models.token_nll(model, p, batch)))(
+    state.params
+  )
   np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
   norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient)))
   np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)

@@ -106,8 +106,9 @@ class LM(nn.Module):
 def _remat(block: type[Block], policy: str) -> type[Block]:
   """The block with a named policy of what its backward pass recomputes.
 
-  "none" keeps every activation, "dots" keeps the matrix products and recomputes the rest,
-  "full" keeps only the block's input. None keeps parameters that were gathered for the layer.
+  "none" keeps every activation (over several devices only casts are repeated), "dots" keeps the
+  matrix products and recomputes the rest, "full" keeps only the block's input. None of them keeps
+  parameters that were gathered for the layer.
   """
   if policy == "none" and not layout.on_a_mesh():
     return block

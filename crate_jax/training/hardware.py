@@ -33,8 +33,8 @@ PEAKS: tuple[tuple[str, Peaks], ...] = (
   ("TPU v5 lite", Peaks(197e12, 16e9, 819e9, 200e9, _TPU.format("v5e"))),
   ("TPU v5", Peaks(459e12, 95e9, 2.765e12, 600e9, _TPU.format("v5p"))),
   ("TPU v6 lite", Peaks(918e12, 32e9, 1.638e12, 400e9, _TPU.format("v6e"))),
-  ("NVIDIA A100", Peaks(312e12, 80e9, 2.039e12, 300e9, _NVIDIA.format("A100 SXM 80 GB"))),
-  ("NVIDIA H100", Peaks(989e12, 80e9, 3.35e12, 450e9, _NVIDIA.format("H100 SXM"))),
+  ("NVIDIA A100-SXM4-80GB", Peaks(312e12, 80e9, 2.039e12, 300e9, _NVIDIA.format("A100 SXM 80 GB"))),
+  ("NVIDIA H100 80GB HBM3", Peaks(989e12, 80e9, 3.35e12, 450e9, _NVIDIA.format("H100 SXM"))),
   ("NVIDIA H200", Peaks(989e12, 141e9, 4.8e12, 450e9, _NVIDIA.format("H200 SXM"))),
 )
 SLICE_BANDWIDTH = 6.25e9  # bytes per second of a chip between TPU slices: 6.4 Tbit/s of 128 chips

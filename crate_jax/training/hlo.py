@@ -117,7 +117,7 @@ class Program:
         continue
       shape = instruction.shape
       if instruction.opcode.endswith("-start") and kind != "all-reduce":
-        shape = _last_part(shape)  # (operand, result, ...)
+        shape = _elements(shape)[1]  # (operands, results, ...)
       # XLA for TPUs writes a reduce-scatter as a fusion of this name, of an all-reduce and a slice.
       size = _size(shape)
       members = _groups(instruction.rest)
@@ -138,7 +138,7 @@ class Program:
     return [collective for collective in found if collective.group > 1]
 
   def memory_bytes(self) -> float:
-    """Bytes that a device's instructions read from its memory and write to it, at least.
+    """Bytes that a device's instructions read from its memory and write to it.
 
     What a fusion cuts out of an array, or writes into one, counts as the part that it is; what XLA
     has placed in a TPU's on-chip memory does not count.
@@ -154,25 +154,58 @@ class Program:
     free = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "iota")
     if instruction.opcode in (*free, "conditional", "call") or instruction.opcode.endswith("-done"):
       return 0
+    if instruction.opcode in ("copy-start", "slice-start"):  # (result, operand, ...) or reversed
+      both = _arrays(instruction.shape)[:2]
+      moved = min(size for size, _ in both)
+      return sum(moved for _, on_chip in both if not on_chip)
     operands = [_size(shapes.get(name, ""), on_chip=False) for name in instruction.operands]
     result = _size(instruction.shape, on_chip=False)
     if instruction.opcode in ("dynamic-slice", "slice", "gather"):
       return 2 * result
     if instruction.opcode == "dynamic-update-slice":
       return 2 * operands[1]
+    if instruction.opcode.endswith("-start"):  # its result holds its operands once more
+      return sum(operands) + max(result - sum(operands), 0)
     if instruction.opcode != "fusion":
       return sum(operands) + result
     (called,) = _CALLED.findall(instruction.rest)[:1]
-    inside = self.computations[called]
-    for number, parameter in _parameters(inside):
-      users = [other for other in inside if parameter in other.operands]
-      if users and all(user.opcode == "dynamic-slice" for user in users):
-        operands[number] = min(operands[number], sum(_size(user.shape) for user in users))
-      if users and all(_writes_into(user, parameter) for user in users):
-        written = sum(_size(_shape_of(inside, user.operands[1])) for user in users)
+    for number, parameter in _parameters(self.computations[called]):
+      read, written = self._touched(called, parameter)
+      if read is None:
+        continue
+      if written is not None:
         result -= max(operands[number] - written, 0)
-        operands[number] = 0
+      operands[number] = min(operands[number], read)
     return sum(operands) + max(result, 0)
+
+  def _touched(self, name: str, value: str) -> tuple[int | None, int | None]:
+    """Bytes that a fused computation reads of a value, and those it writes into it in place.
+
+    None for all of it, and for none.
+    """
+    read, written = 0, None
+    inside = self.computations[name]
+    for user in (other for other in inside if value in other.operands):
+      if user.opcode in ("dynamic-slice", "slice", "gather") and user.operands[0] == value:
+        read += _size(user.shape)
+        continue
+      if user.opcode == "dynamic-update-slice" and user.operands[0] == value:
+        written = (written or 0) + _size(_shape_of(inside, user.operands[1]))
+        continue
+      if user.opcode == "bitcast":
+        deeper = self._touched(name, user.name)
+      elif user.opcode == "fusion":
+        (called,) = _CALLED.findall(user.rest)[:1]
+        parameters = dict(_parameters(self.computations[called]))
+        deeper = self._touched(called, parameters[user.operands.index(value)])
+      else:
+        return None, None
+      if deeper[0] is None:
+        return None, None
+      read += deeper[0]
+      if deeper[1] is not None:
+        written = (written or 0) + deeper[1]
+    return read, written
 
   def _walk(
     self, name: str, times: int, in_loop: bool, caller: str
@@ -232,17 +265,19 @@ def _size(shape: str, *, on_chip: bool = True) -> int:
   return sum(size for size, there in _arrays(shape) if on_chip or not there)
 
 
-def _last_part(shape: str) -> str:
-  """The result among what an asynchronous start makes: the largest of its arrays."""
-  return max((match[0] for match in _SHAPE.finditer(shape)), key=_size)
+def _elements(shape: str) -> list[str]:
+  """The elements of a tuple, which may be tuples themselves."""
+  elements, depth, start = [], 0, 1
+  for i, letter in enumerate(shape):
+    depth += (letter in "([{") - (letter in ")]}")
+    if (letter == "," and depth == 1) or (letter == ")" and depth == 0):
+      elements.append(shape[start:i].strip())
+      start = i + 1
+  return elements
 
 
 def _parameters(instructions: list[Instruction]) -> list[tuple[int, str]]:
   return [(int(i.arguments), i.name) for i in instructions if i.opcode == "parameter"]
-
-
-def _writes_into(user: Instruction, name: str) -> bool:
-  return user.opcode == "dynamic-update-slice" and user.operands[0] == name
 
 
 def _shape_of(instructions: list[Instruction], name: str) -> str:

@@ -63,8 +63,8 @@ def train(
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   profiler = Profiler.parse(workdir, profile)
+  processes.agree(SHARED, str(checkpoint.steps(workdir)))
   resume = files.find_resume(workdir, config)
-  processes.agree(SHARED, f"{resume.step if resume else None}")
   result = files.read_result(workdir, resume.step) if resume else None
   if resume and result and resume.asked == resume.saved and resume.step == resume.saved.train.steps:
     report.say(f"The run in {workdir} is finished: train.steps={result['steps']} are done.")
@@ -119,9 +119,7 @@ def train(
   # --- Steps ------------------------------------------------------------------------------
   if report.is_lead():
     files.write_description(workdir, c, corpus)
-  processes.meet()
-  written = workdir / files.CONFIG
-  processes.agree(SHARED, written.read_text() if written.exists() else "")
+  processes.agree(SHARED, processes.written_by_first(workdir / files.CONFIG))
   step, examples = int(state.step), resume.examples if resume else 0
   policy = checkpoint.SavePolicy(c.checkpoint, agree_every=c.train.log_every_steps)
   axes = lm.logical_axes(program.model)
@@ -130,6 +128,7 @@ def train(
     metrics.Reporter(workdir, c, step, clock, wandb=wandb) as reporter,
     checkpoint.Checkpoints(workdir, c.checkpoint) as store,
     processes.Stopping() as stopping,
+    profiler,
   ):
     if report.is_lead():
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
@@ -138,7 +137,9 @@ def train(
       profiler.before(step + 1)
       state, measurements = measured.update(state, batch)
       step, examples = step + 1, examples + rows
-      profiler.after(step, measurements)
+      if profiler.ends_with(step):
+        with clock.paused():
+          profiler.stop(measurements)
       # Says the step before this one, so that the device never waits.
       reporter.step(step, examples, measurements)
 

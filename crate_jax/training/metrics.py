@@ -42,6 +42,7 @@ class Clock:
     self._train_steps = before.get("train_steps", 0)
     self._started = time.monotonic()
     self._last: float | None = None
+    self._own_seconds, self._own_steps = 0.0, 0
 
   def step_done(self) -> None:
     """Called whenever the device has finished one more step."""
@@ -49,6 +50,8 @@ class Clock:
     if self._last is not None:
       self._train_seconds += now - self._last
       self._train_steps += 1
+      self._own_seconds += now - self._last
+      self._own_steps += 1
     self._last = now
 
   @contextmanager
@@ -60,6 +63,10 @@ class Clock:
   def seconds_per_step(self) -> float:
     """Mean over the run; NaN before the second step."""
     return self._train_seconds / self._train_steps if self._train_steps else math.nan
+
+  def own_seconds_per_step(self) -> float:
+    """Mean since this start, on the devices that are here; NaN before its second step."""
+    return self._own_seconds / self._own_steps if self._own_steps else math.nan
 
   def totals(self) -> dict[str, Any]:
     """What the clock of a resumed run starts from."""
@@ -78,8 +85,8 @@ class Reporter:
   `train.log_every_steps`; evaluations have lines of their own. The numbers go to metrics.jsonl (a
   JSON object a line), to TensorBoard's event files, and to Weights & Biases if that is asked for.
 
-  "mfu" is the share of the devices' peak that the model's exact FLOPs make up, a mean over the run;
-  it is there where the peak is known (`training.hardware`).
+  "mfu" is the share of the devices' peak that the model's exact FLOPs make up, a mean since this
+  start; it is there where the peak is known (`training.hardware`).
 
   A step's metrics are fetched when the next step is under way, so the device never waits for
   the host, and the host is never more than one step ahead of the device.
@@ -177,8 +184,9 @@ class Reporter:
       self._bar.update()
     if step % train.log_every_steps and step != train.steps:
       return
-    if math.isfinite(seconds) and self._peak_flops:
-      values["mfu"] = tokens / seconds * self._flops_per_token / self._peak_flops
+    own_seconds = self._clock.own_seconds_per_step()
+    if math.isfinite(own_seconds) and self._peak_flops:
+      values["mfu"] = tokens / own_seconds * self._flops_per_token / self._peak_flops
       pace = f"  MFU {values['mfu']:.1%}{pace}"
     values["tokens"] = examples * self._config.model.context
     self._write(step, {**values, "tokens_per_second": tokens / seconds, "batch_hash": batch_hash})

@@ -4,6 +4,7 @@
 that, and so can also do it for TPUs that are not here: their compiler runs on any machine.
 """
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -12,7 +13,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -22,7 +23,7 @@ import numpy as np
 from crate_jax.config import Config
 from crate_jax.errors import UserError
 from crate_jax.model import flops
-from crate_jax.training import hardware, hlo, sharding
+from crate_jax.training import hardware, hlo, processes, sharding
 from crate_jax.training import program as program_lib
 from crate_jax.training.hardware import Peaks
 from crate_jax.training.program import Program
@@ -51,7 +52,7 @@ class Plan:
   slices: int
   state_bytes: int
   step_bytes: int
-  device_bytes: int
+  device_bytes: float
   compile_seconds: float
   seconds_per_step: float
   compiler_counts: bool
@@ -108,7 +109,10 @@ class Roofline:
 
   @property
   def mfu(self) -> float:
-    """Model FLOPs utilisation that nothing can exceed (Chowdhery et al. 2022, appendix B)."""
+    """Model FLOPs utilisation in that time (Chowdhery et al. 2022, appendix B).
+
+    Scores of attention are counted whole, masked or not, as in `model.flops`.
+    """
     return self.model_flops / self.peaks.flops / self.seconds
 
 
@@ -122,6 +126,8 @@ def tpu_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
   Raises:
     UserError: there is no such slice, or libtpu is not installed.
   """
+  if slices < 1:
+    raise UserError(f"--num_slices={slices} must be at least 1.")
   if not importlib.util.find_spec("libtpu"):
     raise UserError(
       '--topology needs the TPU compiler: run "EXTRAS=tpu_compile launch/local.sh --help" once.'
@@ -159,25 +165,22 @@ def compile_only(
       their memory.
   """
   program = program_lib.build(config, devices)
-  try:
+  with _memory_is_counted(config, program):
     plan = _compile(program, config)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-    how_much = f" ({used[1]}B of {used[2]}B on each)" if used else ""
-    raise UserError(
-      f"The step does not fit the devices' memory{how_much}: {advice(config, program)}."
-    ) from error
   return plan, _roofline(plan, config, program.batch_sharding.mesh.devices.flat[0])
 
 
 def measure(program: Program, config: Config) -> Plan:
-  """Compiles the step and, if it fits, tries it on a throw-away state before the run's own."""
-  plan = _compile(program, config)
-  if not plan.fits:
-    return plan
-  return dataclasses.replace(plan, seconds_per_step=_try(plan, program, config))
+  """Compiles the step and, if it fits, tries it on a throw-away state before the run's own.
+
+  Raises:
+    UserError: the compiler or the trial found that the step does not fit the devices' memory.
+  """
+  with _memory_is_counted(config, program):
+    plan = _compile(program, config)
+    if not processes.first_says(plan.fits):  # a trial needs all processes
+      return plan
+    return dataclasses.replace(plan, seconds_per_step=_try(plan, program, config))
 
 
 def advice(config: Config, program: Program) -> str:
@@ -196,6 +199,21 @@ def advice(config: Config, program: Program) -> str:
   return "; or ".join(ways)
 
 
+@contextlib.contextmanager
+def _memory_is_counted(config: Config, program: Program) -> Iterator[None]:
+  """Turns what XLA says of memory that is not there into a sentence."""
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
+    how_much = f" ({used[1]}B of {used[2]}B on each)" if used else ""
+    raise UserError(
+      f"The step does not fit the devices' memory{how_much}: {advice(config, program)}."
+    ) from error
+
+
 def _compile(program: Program, config: Config) -> Plan:
   state = jax.eval_shape(program.init, jax.random.key(0))
   tokens_BT1 = (config.train.batch_size, config.model.context + 1)
@@ -209,7 +227,7 @@ def _compile(program: Program, config: Config) -> Plan:
     slices=sharding.slices(mesh.devices.flat),
     state_bytes=_bytes_on_one_device(state, program.state_sharding),
     step_bytes=memory.temp_size_in_bytes if memory else 0,
-    device_bytes=_device_bytes(mesh.devices.flat[0]),
+    device_bytes=_device_bytes((mesh.local_devices or list(mesh.devices.flat))[0]),
     compile_seconds=time.monotonic() - started,
     seconds_per_step=math.nan,
     compiler_counts=mesh.devices.flat[0].platform == "tpu",
@@ -259,8 +277,11 @@ def _bytes_on_one_device(tree: Any, shardings: Any) -> int:
   return sum(jax.tree.leaves(sizes))
 
 
-def _device_bytes(device: jax.Device) -> int:
-  """Memory that a device may use: as it says, or its maker; of a CPU its part of the machine's."""
+def _device_bytes(device: jax.Device) -> float:
+  """Memory that a device may use: as it says, or its maker; of a CPU its part of the machine's.
+
+  Infinity if nobody says.
+  """
   if device.platform == "cpu":
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return whole // jax.local_device_count()
@@ -269,4 +290,4 @@ def _device_bytes(device: jax.Device) -> int:
     stats = device.memory_stats() or {}
   except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):  # of one not here
     stats = {}
-  return int(stats.get("bytes_limit", peaks.memory if peaks else math.inf))
+  return stats.get("bytes_limit", peaks.memory if peaks else math.inf)

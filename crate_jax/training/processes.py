@@ -2,9 +2,12 @@
 
 import glob
 import hashlib
+import importlib.util
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
@@ -15,6 +18,7 @@ from jax.experimental import multihost_utils
 from crate_jax.errors import UserError
 
 SILENT_SECONDS = 20  # a process that nothing was heard of for so long is dead, and all end
+SEEN_SECONDS = 40  # in which a file written by one process must be seen by all
 END_SECONDS = 45  # that the others are waited for at the end
 
 
@@ -31,7 +35,8 @@ def start(coordinator: str, count: int | None, index: int | None, *, wait_second
     wait_seconds: how long to wait for all to arrive.
 
   Raises:
-    UserError: the arguments are not complete, or not all processes have arrived in time.
+    UserError: the arguments are not complete, or the other processes are not to be found. Of
+      those that do not arrive in time JAX itself speaks, and aborts (exit status 134).
   """
   if coordinator or count is not None or index is not None:
     if not coordinator or count is None or index is None:
@@ -40,7 +45,8 @@ def start(coordinator: str, count: int | None, index: int | None, *, wait_second
       )
     if not 0 <= index < count:
       raise UserError(f"--process_id={index} is not one of 0 to {count - 1}.")
-    if not coordinator.rpartition(":")[2].isdigit():
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
       raise UserError(f"--coordinator={coordinator} is not HOST:PORT.")
   elif not _in_a_job():
     return
@@ -54,6 +60,8 @@ def start(coordinator: str, count: int | None, index: int | None, *, wait_second
       shutdown_timeout_seconds=END_SECONDS,
     )
   except (RuntimeError, ValueError) as error:  # the runtime's own are RuntimeErrors
+    if not coordinator and isinstance(error, ValueError):  # TPUs, but no others to be found
+      return
     reason = str(error).strip().splitlines()[0].rstrip(".")
     raise UserError(f"The processes of this job did not find each other: {reason}.") from error
 
@@ -62,8 +70,16 @@ def _in_a_job() -> bool:
   """Whether `jax.distributed` can find the other processes by itself."""
   slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
   gke = "TPU_WORKER_HOSTNAMES" in os.environ or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
-  tpu_vm = bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
-  return slurm or (os.environ.get("JAX_PLATFORMS", "tpu") != "cpu" and (gke or tpu_vm))
+  tpus = "tpu" in (os.environ.get("JAX_PLATFORMS") or "tpu")
+  return slurm or (tpus and (gke or _has_tpu()))
+
+
+def _has_tpu() -> bool:
+  """Whether a TPU is plugged into this machine: a device of Google's (PCI vendor 1ae0)."""
+  vendors = (Path(name) for name in glob.glob("/sys/bus/pci/devices/*/vendor"))
+  return bool(importlib.util.find_spec("libtpu")) and any(
+    "0x1ae0" in vendor.read_text() for vendor in vendors
+  )
 
 
 def agree(what: str, value: str) -> None:
@@ -87,10 +103,17 @@ def first_says(yes: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.array(yes)))
 
 
-def meet() -> None:
-  """Returns once every process is here."""
+def written_by_first(path: Path) -> str:
+  """What process 0 has just written to a file, in every process; "" where it does not arrive.
+
+  Some shared file systems show a new file to others only after a while.
+  """
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("crate_jax")
+  deadline = time.monotonic() + SEEN_SECONDS
+  while not path.exists() and time.monotonic() < deadline:
+    time.sleep(0.2)
+  return path.read_text() if path.exists() else ""
 
 
 def finish() -> None:

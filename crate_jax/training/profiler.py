@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -29,9 +29,10 @@ class Profiler:
   workdir: Path
   first: int
   count: int
+  _on: bool = False
 
   @classmethod
-  def parse(cls, workdir: Path, steps: str) -> "Profiler":
+  def parse(cls, workdir: Path, steps: str) -> Self:
     """From "FIRST:COUNT", or "" for none.
 
     Raises:
@@ -43,14 +44,26 @@ class Profiler:
     return cls(workdir, int(match[1]), int(match[2])) if match else cls(workdir, 0, 0)
 
   def before(self, step: int) -> None:
-    """To be called before step number `step` is dispatched."""
-    if self.count and step == self.first:
-      folder = str(self.workdir / FOLDER)
-      jax.profiler.start_trace(folder, create_perfetto_trace=is_lead())
+    """To be called before step number `step` is dispatched; a resumed run may start in between."""
+    if not self._on and self.first <= step < self.first + self.count:
+      jax.profiler.start_trace(str(self.workdir / FOLDER), create_perfetto_trace=is_lead())
+      self._on = True
 
-  def after(self, step: int, outputs: Any) -> None:
-    """To be called with what the step returned; waits for it if it is the last one recorded."""
-    if self.count and step == self.first + self.count - 1:
-      jax.block_until_ready(outputs)
-      jax.profiler.stop_trace()
-      say(f"profile of steps {self.first:,} to {step:,} written to {self.workdir / FOLDER}")
+  def ends_with(self, step: int) -> bool:
+    """Whether `step` is the last one recorded: then `stop` is to be called."""
+    return self._on and step >= self.first + self.count - 1
+
+  def stop(self, outputs: Any = None) -> None:
+    """Waits for what the last step returned, and writes the profile."""
+    jax.block_until_ready(outputs)
+    jax.profiler.stop_trace()
+    self._on = False
+    say(f"profile written to {self.workdir / FOLDER}")
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    """Writes what there is of a profile that the run's end, or a SIGTERM, cuts short."""
+    if self._on:
+      self.stop()

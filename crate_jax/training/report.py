@@ -43,6 +43,8 @@ def printable(text: str) -> str:
 
 def size(number: float) -> str:
   """Bytes for people: 12.3 MB, 4.5 GB (powers of 1,000)."""
+  if math.isinf(number):
+    return "unknown size"
   if number < 1e9:
     return f"{number / 1e6:.1f} MB"
   return f"{number / 1e9:.1f} GB"

@@ -25,24 +25,11 @@ Metrics = dict[str, jax.Array]
 UpdateFn = Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]
 
 
-def token_nll(model: LM, params: Params, tokens_BT1: jax.Array) -> jax.Array:
-  """Negative log-likelihood in nats of every target, nll_BT, float32 or wider.
-
-  Cross-entropy of the next token: the only loss term, unless `model.l1` adds one (`objective`).
-
-  Args:
-    model: the model.
-    params: its parameters.
-    tokens_BT1: windows of T + 1 tokens; the last T are the targets.
-  """
-  return model.apply({"params": params}, tokens_BT1, method="token_nll")  # type: ignore[return-value]
-
-
 def objective(model: LM, params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """What training minimises, and the mean `token_nll` in it.
+  """What training minimises, and the cross-entropy of the next token in it, in nats per token.
 
-  They are the same unless `config.l1` is positive: then it times the sum over layers of the mean
-  over tokens of the sum of a layer's neurons is added.
+  They are the same, cross-entropy being the only term, unless `config.l1` is positive: then it
+  times the sum over layers of the mean over tokens of the sum of a layer's neurons is added.
   """
   if not model.config.l1:
     nll = model.apply({"params": params}, tokens_BT1, method="mean_nll")
