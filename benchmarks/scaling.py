@@ -171,9 +171,10 @@ def page(rows: list[dict[str, Any]]) -> str:
   commits = ", ".join(sorted({row["commit"][:10] for row in rows}))
   versions = ", ".join(sorted({row["jax"] for row in rows}))
   return text.format(
-    largest=table([by_key[key] for key in largest]),
-    growth=table([by_key[key] for key in growth]),
-    stated=table([by_key[key] for key in stated]),
+    # Those that are there: the page of a run that was cut short holds fewer.
+    largest=table([by_key[key] for key in largest if key in by_key]),
+    growth=table([by_key[key] for key in growth if key in by_key]),
+    stated=table([by_key[key] for key in stated if key in by_key]),
     made=f"commit {commits}, jax {versions}",
   )
 

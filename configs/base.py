@@ -89,9 +89,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.topk = 0  # neurons of "topk" that a token keeps
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
   m.attention = "auto"  # kernel: the device's best of "plain", "cudnn" (GPU), "splash" (TPU)
-  m.remat = (
-    "full" if large else "none"
-  )  # what the backward pass recomputes: "none", "dots" (all but products), "full"
+  m.remat = "full" if large else "none"  # recomputed backward: "none", "dots" (no products), "full"
   m.unroll = False  # compile every layer by itself in place of one loop over layers
 
   c.data = d = config_dict.ConfigDict()

@@ -7,6 +7,7 @@ import pytest
 from configs import base, shakespeare_char, tiny
 from crate_jax import config as config_lib
 from crate_jax.errors import UserError
+from crate_jax.model import lm
 
 CONFIGS = sorted(p.stem for p in Path(conftest.ROOT, "configs").glob("*.py"))
 
@@ -22,8 +23,14 @@ def test_every_config_resolves():
 @pytest.mark.parametrize("size", base.SIZES)
 def test_base_takes_a_size_and_an_architecture(size):
   c = base.get_config(f"{size},gpt2").model
-  assert (c.layers, c.architecture) == (int(size[:-1]), "gpt2")
+  assert (c.layers, c.architecture) == (base.SIZES[size][0], "gpt2")
   assert base.get_config(size).model.architecture == "crate"
+  if size.endswith("L"):
+    assert c.layers == int(size[:-1])
+  else:  # the paper's proportions, and the size that the name says, for CRATE
+    assert c.width == 64 * c.layers == 64 * c.heads
+    count = lm.count_parameters(config_lib.resolve(base.get_config(size), 50257).model)["total"]
+    assert count / 1e9 == pytest.approx(int(size[:-1]), rel=0.1)
 
 
 def test_base_is_the_papers_recipe():

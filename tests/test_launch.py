@@ -32,6 +32,12 @@ LAUNCHERS = {  # what stands before the flags of crate_jax.main; the tool that m
   "skypilot.sh": (["--"], "sky"),
 }
 
+# Without the extras that the tests themselves were installed with: a script would install them, and
+# a copy of the checkout, into the tests' own environment.
+ENVIRONMENT = {
+  name: value for name, value in os.environ.items() if name not in ("EXTRAS", "PYTHON")
+}
+
 
 def _script(name, folder, *arguments, **environment):
   clean = {k: v for k, v in os.environ.items() if k not in {*SETTINGS, "PROJECT", "EXTRAS", "STUB"}}
@@ -132,7 +138,10 @@ def test_an_old_python_is_refused(checkout, tmp_path):
 def test_an_unknown_extra_is_named(checkout):
   done = _script("local.sh", checkout, EXTRAS="gpu", PYTHON="")
   assert done.returncode == 1 and done.stderr.count("\n") == 1
-  assert 'EXTRAS names "gpu"' in done.stderr and "tpu tfds beam torch wandb test" in done.stderr
+  assert (
+    'EXTRAS names "gpu"' in done.stderr
+    and "tpu tpu_compile tfds beam torch wandb test" in done.stderr
+  )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -393,7 +402,7 @@ def test_skypilot_runs_on_every_node(nodes, rank, ready):
   node["SKYPILOT_NODE_IPS"] = "\n".join(["10.0.0.7", "10.0.0.9", "10.0.0.8"][:nodes])
   done = subprocess.run(
     ["bash", "-c", _sky_job()["run"]],
-    capture_output=True, text=True, timeout=20, cwd=ready, env=os.environ | given | node,
+    capture_output=True, text=True, timeout=20, cwd=ready, env=ENVIRONMENT | given | node,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   by_hand = ["--coordinator=10.0.0.7:8476", f"--num_processes={nodes}", f"--process_id={rank}"]
@@ -463,7 +472,7 @@ def test_processes_get_the_signal(number, code, ready, tmp_path):
   (ready / "stub.py").write_text(PROCESSES)
   command = ["bash", str(ready / "launch" / "multiprocess.sh"), "3", "--plan=60:0,60:0,60:0"]
   script = subprocess.Popen(
-    command, stdout=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path)}
+    command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)}
   )
   try:
     _until(lambda: all((ready / f"started.{i}").exists() for i in range(3)))
@@ -497,7 +506,7 @@ def test_four_processes_train_the_tiny_config(tmp_path):
   done = subprocess.run(
     [str(conftest.ROOT / "launch" / "multiprocess.sh"), "4", "--config=configs/tiny.py",
      f"--workdir={workdir}", *flags],
-    capture_output=True, text=True, timeout=280, env=os.environ | {"TMPDIR": str(tmp_path)},
+    capture_output=True, text=True, timeout=280, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "mesh: data 2, fsdp 2, tensor 1" in done.stdout and "step 20/20" in done.stdout
