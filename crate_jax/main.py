@@ -54,6 +54,8 @@ def main() -> None:
   """Trains."""
   if not COMPILE_ONLY.value and (TOPOLOGY.value is not None or NUM_SLICES.value != 1):
     raise flags.Error("--topology and --num_slices go with --compile_only.")
+  if TOPOLOGY.value == "" and NUM_SLICES.value != 1:
+    raise flags.Error("--num_slices goes with a --topology.")
   if COMPILE_ONLY.value:
     _compile_only()
     return
@@ -98,8 +100,6 @@ def _compile_only() -> None:
 
   c = config_lib.resolve_without_text(CONFIG.value)
   topology = c.mesh.topology if TOPOLOGY.value is None else TOPOLOGY.value
-  if not topology and NUM_SLICES.value != 1:
-    raise flags.Error("--num_slices goes with a --topology.")
   devices = plan.tpu_devices(topology, NUM_SLICES.value) if topology else None
   report.planned(c, topology, *plan.compile_only(c, devices))
 

@@ -126,7 +126,7 @@ make_venv() {
 
 install_package() {
   # shellcheck disable=SC2086 # Unquoted, to make one space of several.
-  list=$(echo $extras | tr ' ' ',')
+  list=$(echo $extras | tr ' _' ',-') # Older pips know an extra only by its name with hyphens.
   package=.${list:+[$list]}
   if uses_uv; then
     logged uv pip install --python .venv/bin/python --editable "$package" || fail_from_log
