@@ -286,8 +286,6 @@ def _device_bytes(device: jax.Device) -> float:
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return whole // jax.local_device_count()
   peaks = hardware.peaks(device)
-  try:
-    stats = device.memory_stats() or {}
-  except (AttributeError, NotImplementedError, jax.errors.JaxRuntimeError):  # of one not here
-    stats = {}
+  here = device in jax.local_devices()  # one that is only compiled for says nothing
+  stats = (device.memory_stats() or {}) if here else {}
   return stats.get("bytes_limit", peaks.memory if peaks else math.inf)
