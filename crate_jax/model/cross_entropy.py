@@ -56,7 +56,7 @@ mean_nll.defvjp(_forward, _backward)
 
 def _local_nll(x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array]:
   def of_chunk(_: None, chunk: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
-    x_CD, targets_C, _real_C = chunk
+    x_CD, targets_C = chunk
     return None, _nll(x_CD, head_VD, targets_C)[0]
 
   _, nll_NC = jax.lax.scan(of_chunk, None, _chunks(x_BTD, targets_BT))
@@ -71,10 +71,10 @@ def _local_gradient(
   def of_chunk(
     head_grad_VD: jax.Array, chunk: tuple[jax.Array, ...]
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x_CD, targets_C, real_C = chunk
+    x_CD, targets_C = chunk
     nll_C, probability_CV, hit_CV = _nll(x_CD, head_VD, targets_C)
     # In the type of the stream, as products are elsewhere in the backward pass.
-    error_CV = ((probability_CV - hit_CV) * real_C[:, None]).astype(x_CD.dtype)
+    error_CV = (probability_CV - hit_CV).astype(x_CD.dtype)
     wide = head_grad_VD.dtype
     x_grad_CD = jnp.einsum("cv,vd->cd", error_CV, head_VD, preferred_element_type=wide)
     head_grad_VD += jnp.einsum("cv,cd->vd", error_CV, x_CD, preferred_element_type=wide)
@@ -112,8 +112,11 @@ def _nll(
   return jnp.log(total_C) + most_C - target_C, above_CV / total_C[:, None], hit_CV
 
 
-def _chunks(x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Tokens in chunks, the last one filled up: x_NCD, targets_NC, and 1 for those not made up."""
+def _chunks(x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Tokens in chunks, x_NCD and targets_NC, the last one filled up with zeros.
+
+  What is made up is dropped from every result, and adds zero to the head's gradient.
+  """
   count = targets_BT.size
   size = min(CHUNK, count)
   padding = -count % size
@@ -121,9 +124,7 @@ def _chunks(x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Arr
   def chunked(x: jax.Array) -> jax.Array:
     return jnp.pad(x, [(0, padding), *[(0, 0)] * (x.ndim - 1)]).reshape(-1, size, *x.shape[1:])
 
-  flat = x_BTD.reshape(count, -1), targets_BT.reshape(-1), jnp.ones(count, bool)
-  x_NCD, targets_NC, real_NC = map(chunked, flat)
-  return x_NCD, targets_NC, real_NC
+  return chunked(x_BTD.reshape(count, -1)), chunked(targets_BT.reshape(-1))
 
 
 def _unchunk(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
