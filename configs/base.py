@@ -90,7 +90,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   m.dtype = "bfloat16"  # of the computation: float32, bfloat16, float64; parameters stay float32
   m.attention = "auto"  # kernel: the device's best of "plain", "cudnn" (GPU), "splash" (TPU)
   m.remat = "full" if large else "none"  # recomputed backward: "none", "dots" (no products), "full"
-  m.unroll = False  # compile every layer by itself in place of one loop over layers
+  m.unroll = config_dict.placeholder(bool)  # each layer compiled by itself; None: if faster there
 
   c.data = d = config_dict.ConfigDict()
   d.prepared = ""  # folders of `crate_jax.prepare`, DIR or DIR=WEIGHT,...; "": read `train` instead

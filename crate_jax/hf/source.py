@@ -22,7 +22,7 @@ from crate_jax.model.config import ModelConfig
 from crate_jax.model.presets import PRESETS
 
 # How crate_jax computes, which a model from elsewhere says nothing of.
-_WAYS: dict[str, Any] = {"l1": 0.0, "attention": "auto", "remat": "none", "unroll": False}
+_WAYS: dict[str, Any] = {"l1": 0.0, "attention": "auto", "remat": "none", "unroll": None}
 # What the official code has as constants, or does not have.
 _OFFICIAL: dict[str, Any] = {
   **{"query_rank": 0, "topk": 0, "nonnegative": True, "learned_eta": False, "learned_lam": False},

@@ -42,7 +42,7 @@ class ModelConfig:
   dtype: str
   attention: str
   remat: str
-  unroll: bool
+  unroll: bool | None
 
   def __post_init__(self) -> None:
     _one_of("architecture", self.architecture, tuple(PRESETS))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from crate_jax.config import Config
 from crate_jax.errors import UserError
@@ -49,7 +49,8 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Progra
     raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
   mesh = sharding.make_mesh(c.mesh, devices)
   kernel = attention.choose_kernel(mesh.devices.flat[0], c.model)
-  model = lm.LM(dataclasses.replace(c.model, attention=kernel))
+  unroll = c.model.unroll if c.model.unroll is not None else _unrolls(mesh)
+  model = lm.LM(dataclasses.replace(c.model, attention=kernel, unroll=unroll))
   axes = lm.logical_axes(model)
   optimizer = optim.make_optimizer(c.optimizer, c.train.steps, axes)
   schedule = optim.make_schedule(c.optimizer, c.train.steps)
@@ -76,3 +77,14 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Progra
   )
   jitted_init = jax.jit(init, out_shardings=state_sharding)
   return Program(model, jitted_init, jitted_update, state_sharding, batch_sharding)
+
+
+def _unrolls(mesh: Mesh) -> bool:
+  """Whether layers are compiled one by one rather than as one loop over them.
+
+  A loop writes what the backward pass needs into arrays of all layers, and reads it from there; on
+  a GPU that takes a fifth of the step (docs/speed.md). Where parameters are split, the loop stays:
+  it is what gathers them in turn.
+  """
+  whole = mesh.shape["fsdp"] * mesh.shape["tensor"] == 1
+  return whole and mesh.devices.flat[0].platform == "gpu"
