@@ -1,8 +1,9 @@
 """How every command starts: flags, one-sentence errors, exit codes.
 
-Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 interrupted, 134
-another process of the job is gone (JAX's own abort says the same), 143 ended by a SIGTERM, with
-everything saved. Those above 127 are worth another start.
+Exit codes: 0 done, 1 an error that one sentence explains, 2 wrong flags, 130 ended by Ctrl-C, 134
+another process of the job is gone (JAX's own abort says the same) or nothing moved any more, 143
+ended by a SIGTERM. A training run that was asked to stop by one of these two signals has saved what
+it had. Those above 127 are worth another start.
 """
 
 import os
@@ -32,7 +33,7 @@ def run(command: Callable[[], None], required: Sequence[str], instead: str = "")
   except Lost as lost:
     _fail(str(lost), 134)
   except Stopped as stopped:
-    _fail(str(stopped), 143, kind="")
+    _fail(str(stopped), stopped.status, kind="")
   except UserError as error:
     _fail(str(error), 1)
   except OSError as error:  # a full disk, a folder that may not be written: it names the file

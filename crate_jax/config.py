@@ -74,10 +74,13 @@ class TrainConfig:
   batch_size: int
   accumulation: int
   log_every_steps: int
+  max_refused: int
+  stall_minutes: float
 
   def __post_init__(self) -> None:
-    for name in ("steps", "batch_size", "accumulation", "log_every_steps"):
+    for name in ("steps", "batch_size", "accumulation", "log_every_steps", "max_refused"):
       _at_least(f"train.{name}", getattr(self, name), 1)
+    _at_least("train.stall_minutes", self.stall_minutes, 0)
     if self.batch_size % self.accumulation:
       raise UserError(
         f"train.accumulation={self.accumulation} does not divide "
@@ -207,6 +210,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "topk": 0,
   },
   "data": {"prepared": ""},
+  "train": {"max_refused": 10, "stall_minutes": 30.0},
   "mesh": {"topology": ""},
 }
 

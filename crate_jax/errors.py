@@ -6,7 +6,15 @@ class Lost(Exception):
 
 
 class Stopped(Exception):
-  """A SIGTERM ended the run after a whole step, whose checkpoint is saved; not an error."""
+  """A signal ended the run after a whole step, whose checkpoint is saved; not an error.
+
+  Attributes:
+    status: what the process exits with, 128 and the signal's number.
+  """
+
+  def __init__(self, message: str, status: int) -> None:
+    super().__init__(message)
+    self.status = status
 
 
 class UserError(Exception):

@@ -200,13 +200,15 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     UserError: there is no such checkpoint, or the tokenizer beside it is not its own.
   """
   workdir = Path(workdir).expanduser()
-  meta = files.read_meta(workdir, step)
-  config = config_lib.from_dict(meta["config"])
+
+  def read(store: checkpoint.Checkpoints, step: int) -> tuple[dict[str, Any], Config, lm.Params]:
+    meta = store.meta(step)
+    config = config_lib.from_dict(meta["config"])
+    return meta, config, store.restore_params(step, lm.abstract_params(lm.LM(config.model)))
+
+  _, (meta, config, params) = checkpoint.read_newest(workdir, read, step)
   tokenizer = files.read_tokenizer(workdir, meta["data"])
-  model = lm.LM(config.model)
-  with checkpoint.Checkpoints(workdir) as store:
-    params = store.restore_params(meta["step"], lm.abstract_params(model))
-  return Run(model, params, tokenizer, config, meta["step"], meta["data"])
+  return Run(lm.LM(config.model), params, tokenizer, config, meta["step"], meta["data"])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))

@@ -24,7 +24,7 @@ def report(workdir, config, first, last):
     for step in range(first + 1, last + 1):
       values = {"loss": jnp.asarray(1 / step), "grad_norm": jnp.ones(()), "learning_rate": 0.1}
       values["batch_hash"] = jnp.array([step, 255], jnp.uint32)
-      reporter.step(step, 8 * step, values)
+      reporter.note(8 * step, {**values, "applied": jnp.asarray(True)})
     reporter.flush()
     reporter.evaluation(
       last,

@@ -11,7 +11,7 @@ import time
 import conftest
 import jax
 import pytest
-from test_main import SMALL, command
+from test_main import HEARS_INTERRUPTS, SMALL, command
 
 from crate_jax.errors import UserError
 from crate_jax.training import checkpoint, processes
@@ -160,22 +160,45 @@ def test_processes_that_are_not_one_job_are_refused(flag, what, text, tmp_path):
 
 
 @pytest.mark.timeout(150)
-def test_one_process_saves_on_sigterm_too(text, tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_one_process_saves_when_it_is_asked_to_stop(number, status, text, tmp_path):
   flags = flags_of(text, tmp_path / "run", "--config.train.steps=100000")
   process = subprocess.Popen(
-    [sys.executable, "-m", "crate_jax.main", *SMALL, *flags],
+    [sys.executable, "-c", HEARS_INTERRUPTS, *SMALL, *flags],
     cwd=conftest.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
   )  # fmt: skip
   try:
     while "step 20/" not in process.stdout.readline():
       assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=WITHIN)
   finally:
     process.kill()
-  assert process.returncode == 143
+  assert process.returncode == status
   (step,) = checkpoint.steps(tmp_path / "run")
-  assert stderr.startswith(f"Stopped by SIGTERM after step {step}, which is saved")
+  assert f"Stopped by {number.name} after step {step}, which is saved" in stderr
+
+
+TWICE = """
+import os, signal
+from crate_jax.training.processes import Stopping
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with Stopping() as stopping:
+  assert not stopping.now()
+  os.kill(os.getpid(), signal.SIGINT)
+  assert stopping.now() and stopping.asked_by == signal.SIGINT
+  os.kill(os.getpid(), signal.SIGTERM)
+  print("still here")
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_second_signal_ends_at_once():
+  done = subprocess.run(
+    [sys.executable, "-c", TWICE], cwd=conftest.ROOT, capture_output=True, text=True, timeout=50
+  )
+  assert (done.returncode, done.stdout) == (143, "")
+  assert "stopping after this step" in done.stderr
 
 
 @pytest.mark.parametrize(

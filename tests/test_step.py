@@ -69,3 +69,32 @@ def test_parameters_stay_float32_in_bfloat16_training():
   _, want = make_update(exact, optimizer, lambda s: 1e-3, 1)(_state(exact, optimizer), batch)
   np.testing.assert_allclose(metrics["loss"], want["loss"], rtol=0.01)
   np.testing.assert_allclose(metrics["grad_norm"], want["grad_norm"], rtol=0.05)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_changes_nothing(where, bad, monkeypatch):
+  model, optimizer = models.small(), optax.adamw(0.1)
+  real = step.objective
+
+  def objective(model, params, tokens):
+    loss, nll = real(model, params, tokens)
+    poisoned = jnp.any(tokens == 3)
+    if where == "loss":
+      loss += jnp.where(poisoned, bad, 0)
+      return loss, nll + jnp.where(poisoned, bad, 0)
+    # Finite, while its gradient is not: the square root has none at zero.
+    zero = jnp.where(poisoned, 0.0, 1.0) * jnp.abs(params["norm"]["scale"][0])
+    return loss + (jnp.sqrt(zero) if bad == np.inf else jnp.sqrt(zero) * zero), nll
+
+  monkeypatch.setattr(step, "objective", objective)
+  update = make_update(model, optimizer, optax.constant_schedule(0.1), 1)
+  clean = jnp.where(models.tokens(model, rows=6) == 3, 4, models.tokens(model, rows=6))
+  state, metrics = update(_state(model, optimizer), clean)
+  assert metrics["applied"] and int(state.step) == 1
+  after, metrics = update(state, clean.at[2, 5].set(3))
+  assert not metrics["applied"]
+  assert not np.isfinite(metrics["loss"] if where == "loss" else metrics["grad_norm"])
+  jax.tree.map(np.testing.assert_array_equal, after, state)
+  after, metrics = update(after, clean)
+  assert metrics["applied"] and int(after.step) == 2

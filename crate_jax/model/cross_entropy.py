@@ -101,7 +101,7 @@ def _nll(
   logits_CV = jnp.einsum("cd,vd->cv", x_CD, head_VD, preferred_element_type=wide)
   first = jax.lax.axis_index(axes) * head_VD.shape[0] if axes else 0
   row_C = targets_C - first
-  here_C = (0 <= row_C) & (row_C < head_VD.shape[0])
+  here_C = (row_C >= 0) & (row_C < head_VD.shape[0])
   target_C = jnp.take_along_axis(logits_CV, jnp.where(here_C, row_C, 0)[:, None], axis=1)[:, 0]
   most_C = jax.lax.stop_gradient(jnp.max(logits_CV, axis=-1))
   if axes:

@@ -1,12 +1,17 @@
 """Checkpoints: Orbax saves parameters, optimizer state, and what they belong to."""
 
-import signal
-import threading
+import contextlib
+import hashlib
+import json
+import math
+import re
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -14,78 +19,261 @@ from jax.sharding import SingleDeviceSharding
 
 from crate_jax.config import CheckpointConfig
 from crate_jax.errors import UserError
-from crate_jax.training import processes
+from crate_jax.training import processes, report
+from crate_jax.training.digest import digests
 from crate_jax.training.step import TrainState
+
+
+class Damaged(Exception):
+  """A checkpoint is not what was saved; the message names the file, item or array."""
 
 
 class Checkpoints:
   """The checkpoints of one run, WORKDIR/checkpoints/STEP, written asynchronously.
 
   Each holds the items "params", "optimizer", and "meta" (JSON: step, config, data facts,
-  logical axis names of the parameters, clock). A step is there whole or not at all: Orbax
-  commits it by renaming.
+  logical axis names of the parameters, clock, digests of all arrays, and the SHA-256 of all that).
+  A step is there whole or not at all: Orbax commits it by renaming. What is read is checked
+  against the digests, because nothing below this does: a flipped bit in an array's file would be
+  read as another number.
   """
 
   def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:
     options = ocp.CheckpointManagerOptions(
       max_to_keep=config.keep if config else None, enable_async_checkpointing=config is not None
     )
+    self._workdir = workdir
     self._manager = ocp.CheckpointManager(
       directory(workdir), options=options, item_names=("params", "optimizer", "meta")
     )
 
   def save(self, state: TrainState, meta: dict[str, Any]) -> None:
-    """Starts to save a state under its step; returns once the state may be donated."""
+    """Starts to save a state under its step; returns once the state may be donated.
+
+    One that is saved already is left as it is.
+
+    Raises:
+      UserError: this or the save before it could not be written.
+    """
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    sums = {"params": digests(state.params), "optimizer": digests(state.opt_state)}
     args = ocp.args.Composite(
       params=ocp.args.StandardSave(state.params),
       optimizer=ocp.args.StandardSave(state.opt_state),
-      meta=ocp.args.JsonSave({"step": int(state.step), **meta}),
+      meta=ocp.args.JsonSave(_sealed({"step": step, **meta, "digests": sums})),
     )
-    with _interrupt_held_back():
-      self._manager.save(int(state.step), args=args)
+    with self._writing():
+      self._manager.save(step, args=args)
 
   def save_params(self, step: int, params: Any, meta: dict[str, Any]) -> None:
     """Saves parameters that have no optimizer state, because they were trained elsewhere."""
+    sums = {"params": digests(jax.device_put(params))}
     args = ocp.args.Composite(
-      params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave({"step": step, **meta})
+      params=ocp.args.StandardSave(params),
+      meta=ocp.args.JsonSave(_sealed({"step": step, **meta, "digests": sums})),
     )
-    self._manager.save(step, args=args)
+    with self._writing():
+      self._manager.save(step, args=args)
 
   def restore(self, step: int, like: TrainState) -> TrainState:
-    """The state of a step, with the shapes, types and shardings of `like`."""
-    items = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardRestore(_abstract(like.params)),
-        optimizer=ocp.args.StandardRestore(_abstract(like.opt_state)),
-      ),
-    )
+    """The state of a step, with the shapes, types and shardings of `like`, as `restore_params`.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
+    items = self._restore(step, {"params": like.params, "optimizer": like.opt_state})
     count = jax.device_put(jax.numpy.asarray(step, like.step.dtype), like.step.sharding)
     return TrainState(count, items["params"], items["optimizer"])
 
   def restore_params(self, step: int, like: Any) -> Any:
-    """The parameters alone; leaves of `like` without a sharding go to the first device."""
-    here = SingleDeviceSharding(jax.devices()[0])
+    """The parameters alone; leaves of `like` without a sharding go to the first device.
+
+    Raises:
+      Damaged: they are not what was saved.
+    """
+    return self._restore(step, {"params": like})["params"]
+
+  def meta(self, step: int) -> dict[str, Any]:
+    """What was saved beside the arrays.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
+    with _reading(self._folder(step, "meta")):
+      _check_files(self._folder(step))
+      args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+      sealed = self._manager.restore(step, args=args)["meta"]
+      if not isinstance(sealed, dict) or sealed.get("step") != step:
+        raise Damaged(f"{self._folder(step, 'meta')} is not that of step {step}")
+      meta = {key: value for key, value in sealed.items() if key != "sha256"}
+      # Those of version 0.1.0 have neither digests nor a seal.
+      if sealed != (_sealed(meta) if set(sealed) & {"digests", "sha256"} else meta):
+        raise Damaged(f"{self._folder(step, 'meta')} does not have the SHA-256 that it names")
+    return meta
+
+  def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """Items by name, as `like` has them, each checked."""
+    saved = self.meta(step).get("digests")
+    here, items = SingleDeviceSharding(jax.devices()[0]), {}
 
     def placed(x: Any) -> jax.ShapeDtypeStruct:
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
 
-    like = jax.tree.map(placed, like)
-    args = ocp.args.Composite(params=ocp.args.StandardRestore(_abstract(like)))
-    return self._manager.restore(step, args=args)["params"]
+    for name, tree in like.items():  # one by one, to say which is damaged
+      folder = self._folder(step, name)
+      args = ocp.args.StandardRestore(jax.tree.map(placed, tree))
+      with _reading(folder):
+        _check_shapes(folder, tree)
+        restored = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))
+      items[name] = restored[name]
+      now = digests(items[name])
+      if saved is not None and now != saved[name]:
+        wrong = [path for path in now if now[path] != saved[name].get(path)]
+        where = f"the array {wrong[0]}" if wrong else "an array"
+        raise Damaged(f"{where} of {folder} does not have the digest it had")
+    return items
 
-  def meta(self, step: int) -> dict[str, Any]:
-    """What was saved beside the arrays."""
-    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args)["meta"]
+  def _folder(self, step: int, item: str = "") -> Path:
+    return directory(self._workdir) / str(step) / item
+
+  @contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Says what a failed save means. It may be that of the save before, which ran beside."""
+    try:
+      yield
+    except (ValueError, OSError, RuntimeError) as error:
+      if not re.search(_FULL, str(error)):
+        raise
+      raise UserError(
+        f"A checkpoint could not be written, because the disk that holds {self._workdir} is full; "
+        f"whole ones are those of the steps {steps(self._workdir)}. With more room the same "
+        "command goes on from the newest."
+      ) from error
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *exception: object) -> None:
     """Waits until everything is on disk, whatever ended the run."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    with self._writing() if exception[0] is None else contextlib.suppress(Exception):
+      self._manager.wait_until_finished()
+    with contextlib.suppress(Exception):  # says the same again
+      self._manager.close()
+
+
+_FULL = "RESOURCE_EXHAUSTED|No space left|Disk quota exceeded|ENOSPC"
+# What may pass, or lies with whoever runs this: no reason to do without a checkpoint.
+_NOT_DAMAGE = "PERMISSION_DENIED|Permission denied|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE|Too many"
+
+
+@contextmanager
+def _reading(what: Path) -> Iterator[None]:
+  """Whatever reading a broken file raises becomes `Damaged`."""
+  try:
+    yield
+  except (Damaged, MemoryError):
+    raise
+  except Exception as error:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if re.search(_NOT_DAMAGE, str(error)):
+      raise UserError(f"{what} cannot be read: {reason}.") from error
+    raise Damaged(f"{what} cannot be read: {reason[:200]}") from error
+
+
+def _check_files(folder: Path) -> None:
+  """Refuses links: what they lead to is no part of the checkpoint."""
+  for path in folder.rglob("*"):
+    if path.is_symlink():
+      raise Damaged(f"{path} is a link")
+
+
+def _check_shapes(folder: Path, like: Any) -> None:
+  """Refuses arrays of other shapes than those expected, before memory is taken for them.
+
+  The files say the shape of an array, and of the chunks that it is read in: a few bytes of them
+  could ask for any amount of memory.
+  """
+  with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+    found = jax.tree.leaves(handler.metadata(folder).tree)
+  for array in found:
+    chunk = array.storage.chunk_shape if array.storage else array.shape
+    if math.prod(chunk) > math.prod(array.shape):
+      raise Damaged(f"{folder}: {array.name} is of shape {array.shape} in chunks of {chunk}")
+  sizes = sorted((tuple(x.shape), str(x.dtype)) for x in jax.tree.leaves(like))
+  if sorted((tuple(x.shape), str(x.dtype)) for x in found) != sizes:
+    raise Damaged(f"{folder} holds arrays of other shapes than its config says")
+  there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+  asked = sum(math.prod(shape) * jax.numpy.dtype(kind).itemsize for shape, kind in sizes)
+  if asked > 10_000 * there:  # even zeros are not packed so densely
+    raise Damaged(f"{folder} is to hold {asked:,} bytes of arrays in {there:,} bytes of files")
+
+
+def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
+  """With the SHA-256 of itself, as JSON gives it back."""
+  meta = json.loads(json.dumps(meta))
+  text = json.dumps(meta, sort_keys=True)
+  return meta | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+T = TypeVar("T")
+
+
+def read_newest(
+  workdir: Path, read: Callable[[Checkpoints, int], T], step: int | None = None
+) -> tuple[int, T]:
+  """Reads the newest checkpoint that is what was saved; says so where it is not the newest.
+
+  Args:
+    workdir: the run's folder.
+    read: of the checkpoints and a step; several processes call it together.
+    step: the only one wanted; by default whichever is whole.
+
+  Returns:
+    Its step, and what `read` returned.
+
+  Raises:
+    UserError: there is no checkpoint, or none that is whole.
+  """
+  choose_step(workdir, step)
+  damage = ""
+  with Checkpoints(workdir) as store:
+    for candidate in [step] if step is not None else reversed(steps(workdir)):
+      found, damage = None, ""
+      try:
+        found = read(store, candidate)
+      except Damaged as error:
+        damage = str(error)
+      if processes.all_say(not damage):
+        return candidate, found  # type: ignore[return-value]
+      damage = damage or f"another process cannot read that of step {candidate}"
+      print(
+        f"The checkpoint of step {candidate} is damaged: {damage}.", file=sys.stderr, flush=True
+      )
+  which = f"the checkpoint of step {step}" if step is not None else "no checkpoint"
+  verb = "is damaged" if step is not None else "is whole"
+  raise UserError(f"{workdir}: {which} {verb} ({damage}).")
+
+
+def set_aside(workdir: Path, after: int) -> None:
+  """Moves the checkpoints past a step out of the way, to WORKDIR/damaged, and removes leftovers.
+
+  Args:
+    workdir: the run's folder, which nobody else writes to.
+    after: the step that the run goes on from.
+  """
+  if not directory(workdir).exists():
+    return
+  for path in directory(workdir).iterdir():
+    if ocp.utils.TMP_DIR_SUFFIX in path.name:  # of a save that was killed
+      shutil.rmtree(path)
+    elif path.name.isdigit() and int(path.name) > after:
+      place = workdir / "damaged" / path.name
+      place.parent.mkdir(exist_ok=True)
+      shutil.rmtree(place, ignore_errors=True)
+      path.rename(place)
+      report.say(f"{path} was moved to {place}")
 
 
 class SavePolicy:
@@ -140,23 +328,3 @@ def choose_step(workdir: Path, step: int | None) -> int:
   if step is not None and step not in saved:
     raise UserError(f"{workdir} has no checkpoint of step {step}; it has {saved}.")
   return saved[-1] if step is None else step
-
-
-@contextmanager
-def _interrupt_held_back() -> Iterator[None]:
-  """Lets Ctrl-C take effect after this: interrupted itself, Orbax logs tracebacks of its own."""
-  if threading.current_thread() is not threading.main_thread():  # where signals never arrive
-    yield
-    return
-  held: list[int] = []
-  before = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGINT, before)
-  if held:
-    raise KeyboardInterrupt
-
-
-def _abstract(tree: Any) -> Any:
-  return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)

@@ -1,5 +1,6 @@
 """The training loop, top to bottom: text, build, restore, step, evaluate, save, report."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -19,11 +20,13 @@ from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
 from crate_jax.model import lm, sampling
 from crate_jax.model.features.ista import eta_sigma2, step_sizes
-from crate_jax.training import checkpoint, curve, metrics, plan, processes, report, sharding
+from crate_jax.training import checkpoint, curve, lock, metrics, plan, processes, report, sharding
 from crate_jax.training import program as program_lib
 from crate_jax.training import workdir as files
 from crate_jax.training.profiler import Profiler
 from crate_jax.training.program import Program
+from crate_jax.training.step import TrainState
+from crate_jax.training.watchdog import Watchdog
 
 SAMPLE_TOKENS = 200  # of the text that a run ends with
 SHARED = "run folder (--workdir must lie where all processes of the job see it)"
@@ -52,10 +55,10 @@ def train(
     What result.json holds; nothing after a dry run.
 
   Raises:
-    UserError: the config, the text, or the state of the work directory does not allow it.
-    Stopped: a SIGTERM ended it, once a checkpoint was saved.
+    UserError: the config, the text, or the state of the work directory does not allow it, or
+      updates are not finite whatever is done.
+    Stopped: a SIGTERM or Ctrl-C ended it, once a checkpoint was saved.
   """
-  # --- What is there ------------------------------------------------------------------------
   processes.agree("config", json.dumps(config_lib.as_dict(config), sort_keys=True))
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
   if wandb:
@@ -63,6 +66,14 @@ def train(
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   profiler = Profiler.parse(workdir, profile)
+  with contextlib.nullcontext() if dry_run else lock.only_writer(workdir):
+    return _train(config, workdir, wandb, profiler, dry_run=dry_run)
+
+
+def _train(
+  config: Configuration, workdir: Path, wandb: str, profiler: Profiler, *, dry_run: bool
+) -> dict[str, Any]:
+  # --- What is there ------------------------------------------------------------------------
   processes.agree(SHARED, str(checkpoint.steps(workdir)))
   resume = files.find_resume(workdir, config)
   result = files.read_result(workdir, resume.step) if resume else None
@@ -94,23 +105,20 @@ def train(
   if dry_run:
     report.say("dry run: nothing was trained, and nothing was written to the run's folder.")
     return {}
-  state = program.init(jax.random.key(c.seed))
   if resume:
-    with checkpoint.Checkpoints(workdir) as store:
-      state = store.restore(resume.step, state)
-    report.say(f"resumed at step {resume.step:,}")
-  elif c.init_from:
-    params = files.source_params(c.init_from, state.params)
-    state = dataclasses.replace(state, params=params)
+    step, state = _restore(workdir, program)
+    if step != resume.step:  # the newest is damaged
+      resume = files.find_resume(workdir, config, step)
+      assert resume
+    report.say(f"resumed at step {step:,}")
+    if report.is_lead():
+      checkpoint.set_aside(workdir, after=step)
+    point = _Point(state, resume.examples, resume.skipped)
+  else:
+    if report.is_lead():
+      checkpoint.set_aside(workdir, after=0)
+    point = _Point(_begin(program, c), 0, 0)
   layout, rows = program.batch_sharding, c.train.batch_size
-  batches = pipeline.batches(
-    corpus.train,
-    context=c.model.context,
-    batch_size=rows,
-    seed=c.seed,
-    examples=resume.examples if resume else 0,
-    rows=sharding.own_rows(layout, rows).tolist(),
-  )
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)
   evaluate = _evaluator(program, c, corpus.tokenizer)
@@ -120,45 +128,94 @@ def train(
   if report.is_lead():
     files.write_description(workdir, c, corpus)
   processes.agree(SHARED, processes.written_by_first(workdir / files.CONFIG))
-  step, examples = int(state.step), resume.examples if resume else 0
   policy = checkpoint.SavePolicy(c.checkpoint, agree_every=c.train.log_every_steps)
   axes = lm.logical_axes(program.model)
   description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
-  with (
-    metrics.Reporter(workdir, c, step, clock, wandb=wandb) as reporter,
-    checkpoint.Checkpoints(workdir, c.checkpoint) as store,
-    processes.Stopping() as stopping,
-    profiler,
-  ):
+
+  def advance(start: _Point) -> _Point:
+    """Trains to the end from a point."""
+    nonlocal val_loss
+    state, examples = start.state, start.examples
+    batches = pipeline.batches(
+      corpus.train,
+      context=c.model.context,
+      batch_size=rows,
+      seed=c.seed,
+      examples=examples,
+      rows=sharding.own_rows(layout, rows).tolist(),
+    )
+    step = int(state.step)  # once the updates under way are applied
+    with (
+      metrics.Reporter(workdir, c, step, clock, skipped=start.skipped, wandb=wandb) as reporter,
+      checkpoint.Checkpoints(workdir, c.checkpoint) as store,
+    ):
+      while step < c.train.steps:
+        batch = sharding.assemble(next(batches), layout, rows)
+        profiler.before(step + 1)
+        state, measurements = measured.update(state, batch)
+        examples += rows
+        # Says the update before this one, so that the device never waits.
+        reporter.note(examples, measurements)
+        step = reporter.steps + 1
+        watchdog.alive()
+        if profiler.ends_with(step):
+          with clock.paused():
+            profiler.stop(measurements)
+
+        last = step == c.train.steps
+        stop = stopping.now() and not last
+        score = last or (step % c.evaluation.every_steps == 0 and not stop)
+        save = last or stop or policy.due(step)
+        if score or save:
+          reporter.flush()
+          if reporter.steps < step:  # this update was refused: nothing is new
+            step, score, save = reporter.steps, False, stop
+        if reporter.refused_in_a_row >= c.train.max_refused:
+          raise _Diverged(reporter.steps, examples, reporter.skipped)
+        if score:
+          with clock.paused():
+            val_loss = evaluate(state.params, scored)
+            values = _evaluation(val_loss, c, state.params)
+            reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
+        if save:
+          with clock.paused():
+            counts = {"examples": examples, "skipped": reporter.skipped}
+            store.save(state, {**description, **counts, "clock": clock.totals()})
+        watchdog.alive()
+        if stop:
+          raise Stopped(
+            f"Stopped by {stopping.asked_by.name} after step {step}, which is saved; the same "
+            "command goes on from it.",
+            128 + stopping.asked_by,
+          )
+    return _Point(state, examples, reporter.skipped)
+
+  def go_back(diverged: _Diverged) -> _Point:
+    """To the newest checkpoint, or the beginning, with the batches drawn since passed over."""
+    nonlocal gone_back_to
+    newest = max(checkpoint.steps(workdir), default=0)
+    count, at = c.train.max_refused, diverged.step
+    what = f"{count} updates in a row after step {at:,} were not finite, so none was applied"
+    if newest == gone_back_to:
+      raise UserError(
+        f"{what}, again after going back to step {newest:,}: lower optimizer.learning_rate."
+      )
+    step, state = _restore(workdir, program) if newest else (0, _begin(program, c))
+    gone_back_to = step
+    report.say(f"{what}: going back to step {step:,}, and past the batches since")
+    return _Point(state, diverged.examples, diverged.skipped + diverged.step - step)
+
+  gone_back_to: int | None = None
+  with processes.Stopping() as stopping, profiler, Watchdog(c.train.stall_minutes) as watchdog:
     if report.is_lead():
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
-    while step < c.train.steps:
-      batch = sharding.assemble(next(batches), layout, rows)
-      profiler.before(step + 1)
-      state, measurements = measured.update(state, batch)
-      step, examples = step + 1, examples + rows
-      if profiler.ends_with(step):
-        with clock.paused():
-          profiler.stop(measurements)
-      # Says the step before this one, so that the device never waits.
-      reporter.step(step, examples, measurements)
-
-      last = step == c.train.steps
-      stop = stopping.after(step) and not last
-      if last or (step % c.evaluation.every_steps == 0 and not stop):
-        reporter.flush()
-        with clock.paused():
-          val_loss = evaluate(state.params, scored)
-          values = _evaluation(val_loss, c, state.params)
-          reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
-      if last or stop or policy.due(step):
-        reporter.flush()
-        with clock.paused():
-          store.save(state, {**description, "examples": examples, "clock": clock.totals()})
-      if stop:
-        raise Stopped(
-          f"Stopped by SIGTERM after step {step}, which is saved; the same command goes on from it."
-        )
+    while True:
+      try:
+        point = advance(point)
+        break
+      except _Diverged as diverged:
+        point = go_back(diverged)
+  state, examples, step = point.state, point.examples, c.train.steps
 
   # --- The end ----------------------------------------------------------------------------
   val_loss = val_loss or evaluate(state.params, scored)
@@ -185,6 +242,48 @@ def train(
     files.write_json(workdir / files.RESULT, result)  # last: it says that the run is finished
   report.after(result, workdir)
   return result
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+  """Where a run stands.
+
+  Attributes:
+    state: after the updates that were applied.
+    examples: windows drawn.
+    skipped: batches drawn whose updates were not applied.
+  """
+
+  state: TrainState
+  examples: int
+  skipped: int
+
+
+class _Diverged(Exception):
+  """Too many updates in a row were not finite."""
+
+  def __init__(self, step: int, examples: int, skipped: int) -> None:
+    super().__init__()
+    self.step, self.examples, self.skipped = step, examples, skipped
+
+
+def _begin(program: Program, config: Config) -> TrainState:
+  """The state that a run starts from."""
+  state = program.init(jax.random.key(config.seed))
+  if not config.init_from:
+    return state
+  return dataclasses.replace(state, params=files.source_params(config.init_from, state.params))
+
+
+def _restore(workdir: Path, program: Program) -> tuple[int, TrainState]:
+  """The newest checkpoint that is whole: its step, and its state."""
+  shapes = jax.eval_shape(program.init, jax.random.key(0))
+  like = jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    shapes,
+    program.state_sharding,
+  )
+  return checkpoint.read_newest(workdir, lambda store, step: store.restore(step, like))
 
 
 def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline.Corpus:

@@ -90,28 +90,42 @@ class Reporter:
 
   A step's metrics are fetched when the next step is under way, so the device never waits for
   the host, and the host is never more than one step ahead of the device.
+
+  Attributes:
+    steps: updates applied, of those that are reported.
+    skipped: batches drawn whose updates were not applied, because they were not finite.
+    refused_in_a_row: how many of these were the last.
   """
 
   def __init__(
-    self, workdir: Path, config: Config, step: int, clock: Clock, *, wandb: str = ""
+    self,
+    workdir: Path,
+    config: Config,
+    step: int,
+    clock: Clock,
+    *,
+    skipped: int = 0,
+    wandb: str = "",
   ) -> None:
     """Opens the files, dropping what lies past the step that a run resumes at.
 
     Args:
       workdir: the run's folder.
       config: the run's.
-      step: updates done so far.
+      step: updates applied so far.
       clock: the run's.
+      skipped: batches drawn so far whose updates were not.
       wandb: project on Weights & Biases to log to; "" for none.
 
     Raises:
       UserError: Weights & Biases is asked for and not installed.
     """
     self._config, self._clock = config, clock
+    self.steps, self.skipped, self.refused_in_a_row = step, skipped, 0
     self._flops_per_token = flops.training_flops_per_token(config.model)
     peaks = hardware.peaks(jax.devices()[0])
     self._peak_flops = jax.device_count() * peaks.flops if peaks else 0.0
-    self._pending: tuple[int, int, Metrics] | None = None
+    self._pending: tuple[int, Metrics] | None = None
     self._sinks: list[_Sink] = []
     self._bar: tqdm.tqdm | None = None
     if not is_lead():
@@ -122,16 +136,15 @@ class Reporter:
     if sys.stdout.isatty():
       self._bar = _progress_line(sys.stdout, step, config.train.steps)
 
-  def step(self, step: int, examples: int, metrics: Metrics) -> None:
+  def note(self, examples: int, metrics: Metrics) -> None:
     """Notes the metrics of an update just dispatched, and reports the update before it.
 
     Args:
-      step: the update's number, from 1.
-      examples: windows trained on up to its end.
+      examples: windows drawn up to its end.
       metrics: what it returned.
     """
     self._report()
-    self._pending = (step, examples, metrics)
+    self._pending = (examples, metrics)
 
   def flush(self) -> None:
     """Waits for the last update, reports it, and puts everything on disk."""
@@ -167,12 +180,17 @@ class Reporter:
   def _report(self) -> None:
     if self._pending is None:
       return
-    step, examples, metrics = self._pending
-    self._pending = None
+    examples, metrics = self._pending
+    self._pending, step = None, self.steps + 1
     fetched = dict(jax.device_get(metrics))
     batch_hash = pipeline.hexadecimal(fetched.pop("batch_hash"))
+    applied = bool(fetched.pop("applied"))
     values = {name: float(value) for name, value in fetched.items()}
     self._clock.step_done()
+    if not applied:
+      self._refused(step, values, batch_hash)
+      return
+    self.steps, self.refused_in_a_row = step, 0
     train = self._config.train
     seconds = self._clock.seconds_per_step()
     tokens = train.batch_size * self._config.model.context
@@ -195,6 +213,15 @@ class Reporter:
         f"step {step:,}/{train.steps:,}  loss {values['loss']:.4f}  "
         f"grad {values['grad_norm']:.2f}  rate {values['learning_rate']:.2e}{pace}"
       )
+
+  def _refused(self, step: int, values: dict[str, float], batch_hash: str) -> None:
+    self.skipped += 1
+    self.refused_in_a_row += 1
+    self._say(
+      f"step {step:,}  loss {values['loss']:.4f}  grad {values['grad_norm']:.2f}: not finite, so "
+      f"nothing was changed, and its batch is passed over ({self.skipped:,} so far)"
+    )
+    self._write(step, {"skipped": self.skipped, "batch_hash": batch_hash})
 
   def _write(self, step: int, values: dict[str, Value]) -> None:
     for sink in self._sinks:

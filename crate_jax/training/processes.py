@@ -19,6 +19,7 @@ from crate_jax.errors import UserError
 
 SILENT_SECONDS = 20  # a process that nothing was heard of for so long is dead, and all end
 SEEN_SECONDS = 40  # in which a file written by one process must be seen by all
+SIGNALS = (signal.SIGTERM, signal.SIGINT)  # that ask a run to stop
 END_SECONDS = 45  # that the others are waited for at the end
 
 
@@ -103,6 +104,13 @@ def first_says(yes: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.array(yes)))
 
 
+def all_say(yes: bool) -> bool:
+  """Whether every process says yes."""
+  if jax.process_count() == 1:
+    return yes
+  return bool(np.all(multihost_utils.process_allgather(np.array(yes))))
+
+
 def written_by_first(path: Path) -> str:
   """What process 0 has just written to a file, in every process; "" where it does not arrive.
 
@@ -123,29 +131,44 @@ def finish() -> None:
 
 
 class Stopping:
-  """Whether a SIGTERM asks the run to stop: after the same step in every process.
+  """Whether SIGTERM or Ctrl-C asks the run to stop: after the same step in every process.
 
-  With one process Python's own handler takes the signal. With several `jax.distributed` does, and
-  tells all which step to stop at (`multihost_utils.reached_preemption_sync_point`).
+  With one process the first signal asks, and the second ends the process at once. With several
+  `jax.distributed` takes SIGTERM, and tells all which step to stop at
+  (`multihost_utils.reached_preemption_sync_point`); Ctrl-C is handed on to it.
+
+  Attributes:
+    asked_by: the signal; SIGTERM where it was another process that was asked.
   """
 
+  asked_by = signal.SIGTERM
+
   def __enter__(self) -> Self:
-    self._asked = False
-    self._before: Any = None
-    own = not jax.distributed.is_initialized()
-    if own and threading.current_thread() is threading.main_thread():
-      self._before = signal.signal(signal.SIGTERM, self._ask)
+    self._asked, self._times = False, 0
+    self._before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+      taken = [signal.SIGINT] if jax.distributed.is_initialized() else [*SIGNALS]
+      for number in taken:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as of a shell's jobs in the background
+          self._before[number] = signal.signal(number, self._ask)
     return self
 
   def __exit__(self, *exception: object) -> None:
-    if self._before is not None:
-      signal.signal(signal.SIGTERM, self._before)
+    for number, before in self._before.items():
+      signal.signal(number, before)
 
   def _ask(self, number: int, frame: FrameType | None) -> None:
-    self._asked = True
+    if self._asked:
+      os._exit(128 + number)
+    self._asked, self.asked_by = True, signal.Signals(number)
+    if number == signal.SIGINT:  # a person, who may wait for it; no print, which may be under way
+      os.write(2, b"\nstopping after this step; once more to end at once\n")
+      if jax.distributed.is_initialized():
+        os.kill(os.getpid(), signal.SIGTERM)
 
-  def after(self, step: int) -> bool:
-    """True if the run is to end after this step; to be asked after every one of them."""
+  def now(self) -> bool:
+    """True if the run is to end here; to be asked after every update, in every process."""
+    self._times += 1
     if jax.distributed.is_initialized():
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost_utils.reached_preemption_sync_point(self._times)
     return self._asked

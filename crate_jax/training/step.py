@@ -45,8 +45,9 @@ def make_update(
   """One update of the parameters: (state, tokens_BT1) -> (state, metrics).
 
   The gradient is that of the `objective` over the batch, computed in `accumulation` equal parts
-  one after the other. Metrics are of the parameters before the update: loss (nats per token),
-  grad_norm (before clipping), learning_rate, batch_hash (`pipeline.batch_hash`).
+  one after the other. Where the loss or the gradient is not finite, the state stays what it was,
+  its step too. Metrics are of the parameters before the update: loss (nats per token), grad_norm
+  (before clipping), learning_rate, batch_hash (`pipeline.batch_hash`), applied (whether it was).
   """
 
   def of_part(params: Params, tokens_BT1: jax.Array) -> tuple[jax.Array, Params]:
@@ -71,13 +72,19 @@ def make_update(
   def update(state: TrainState, tokens_BT1: jax.Array) -> tuple[TrainState, Metrics]:
     loss, gradient = loss_and_gradient(state.params, tokens_BT1)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    grad_norm = optax.tree.norm(gradient)
+    applied = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     metrics = {
       "loss": loss,
-      "grad_norm": optax.tree.norm(gradient),
+      "grad_norm": grad_norm,
       "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
       "batch_hash": jnp.stack(batch_hash(tokens_BT1)),
+      "applied": applied,
     }
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    new = TrainState(state.step + 1, params, opt_state)
+    return jax.tree.map(
+      lambda after, before: jnp.where(applied, after, before), new, state
+    ), metrics
 
   return update

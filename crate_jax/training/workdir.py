@@ -7,6 +7,8 @@ data.json          what text it was: description, digests, counts
 metrics.jsonl      one line per logged step and per evaluation
 tensorboard/       the same for TensorBoard
 wandb/, wandb_id   the same for Weights & Biases, if that was asked for
+lock               held by the process that writes here
+damaged/STEP       checkpoints that were not what was saved, set aside
 loss.png           the loss curve, drawn at the end
 result.json        the end of the run; written last
 """
@@ -53,6 +55,8 @@ MAY_DIFFER = {
   "mesh.topology",
   "train.batch_size",
   "train.accumulation",
+  "train.max_refused",
+  "train.stall_minutes",
   "data.prepared",
   "data.train",
   "data.validation",
@@ -69,9 +73,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_meta(workdir: Path, step: int | None = None) -> dict[str, Any]:
   """What a checkpoint says of itself: step, config, data facts, clock."""
-  step = checkpoint.choose_step(workdir, step)
-  with checkpoint.Checkpoints(workdir) as store:
-    return store.meta(step)
+  return checkpoint.read_newest(workdir, checkpoint.Checkpoints.meta, step)[1]
 
 
 def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
@@ -96,9 +98,10 @@ class Resume:
   """What a work directory holds to go on from.
 
   Attributes:
-    step: the newest checkpoint's.
+    step: the checkpoint's.
     data: the run's data facts.
-    examples: windows that it was trained on.
+    examples: windows that it has drawn.
+    skipped: batches of these whose updates were not applied.
     clock: where `metrics.Clock` stood.
     tokenizer: the run's.
     saved: the config that the checkpoint was trained with.
@@ -108,28 +111,43 @@ class Resume:
   step: int
   data: dict[str, Any]
   examples: int
+  skipped: int
   clock: dict[str, Any]
   tokenizer: Tokenizer
   saved: Config
   asked: Config
 
 
-def find_resume(workdir: Path, config: Configuration) -> Resume | None:
+def find_resume(workdir: Path, config: Configuration, step: int | None = None) -> Resume | None:
   """The point that a run in `workdir` goes on from; None if it has no checkpoint yet.
+
+  Args:
+    workdir: the run's folder.
+    config: the config to go on with.
+    step: a checkpoint; the newest by default.
 
   Raises:
     UserError: the config asked for is not one that this run can go on with.
   """
   if not checkpoint.steps(workdir):
     return None
-  meta = read_meta(workdir)
+  meta = read_meta(workdir, step)
   tokenizer = read_tokenizer(workdir, meta["data"])
   asked = config_lib.resolve(config, tokenizer.vocab_size)
   saved = config_lib.from_dict(meta["config"])
   check_resume(workdir, saved, asked, meta["step"])
   # Runs of before batches could change did not count.
   examples = meta.get("examples", meta["step"] * saved.train.batch_size)
-  return Resume(meta["step"], meta["data"], examples, meta["clock"], tokenizer, saved, asked)
+  return Resume(
+    meta["step"],
+    meta["data"],
+    examples,
+    meta.get("skipped", 0),
+    meta["clock"],
+    tokenizer,
+    saved,
+    asked,
+  )
 
 
 def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:
@@ -162,8 +180,7 @@ def check_source(init_from: str, like: lm.Params) -> None:
 def source_params(init_from: str, like: lm.Params) -> lm.Params:
   """The parameters of the run that `init_from` names, laid out as `like`."""
   workdir, step = _parse_run(init_from)
-  with checkpoint.Checkpoints(workdir) as store:
-    return store.restore_params(checkpoint.choose_step(workdir, step), like)
+  return checkpoint.read_newest(workdir, lambda store, s: store.restore_params(s, like), step)[1]
 
 
 def _parse_run(name: str) -> tuple[Path, int | None]:
