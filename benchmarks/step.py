@@ -1,4 +1,4 @@
-"""Speed of a training step: ours, the released arithmetic in PyTorch, and the matrix products alone.
+"""Speed of a training step: ours, the released arithmetic in PyTorch, matrix products alone.
 
 Every contestant is a process of its own that has compiled its step and waits; in each round each
 takes some steps while the others are still, so that the two sides of a ratio were measured on the
@@ -39,7 +39,9 @@ ALL = [
 PRODUCTS = ["jax product", "torch product"]
 
 SHAPE = flags.DEFINE_enum("shape", "tiny", list(SHAPES), "Of the models: see SHAPES.")
-CONTESTANTS = flags.DEFINE_list("contestants", ALL + PRODUCTS, "What is timed.")
+CONTESTANTS = flags.DEFINE_list(
+  "contestants", ALL + PRODUCTS, "What is timed; 'deterministic crate' is for GPUs."
+)
 BEFORE = flags.DEFINE_string("before", "", "Another checkout: its crate and gpt2 are timed too.")
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Times that each has its turn.", lower_bound=1)
 SECONDS = flags.DEFINE_float("seconds", 5.0, "Length of a turn, about.", lower_bound=0.1)
@@ -55,16 +57,28 @@ def main() -> None:
   if BEFORE.value:
     names += [f"before {name}" for name in ("crate", "gpt2") if f"jax {name}" in names]
   contestants = {name: Contestant(name) for name in names}
+  try:
+    facts, seconds = _take_turns(contestants)
+  finally:
+    for contestant in contestants.values():
+      contestant.process.kill()
+  _report(facts, seconds)
+
+
+def _take_turns(
+  contestants: dict[str, "Contestant"],
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[float]]]:
+  """What each says of itself, and its seconds a step in every round."""
   facts = {name: contestant.answer() for name, contestant in contestants.items()}
-  steps = {name: max(1, round(SECONDS.value / contestants[name].take(1))) for name in names}
-  seconds: dict[str, list[float]] = {name: [] for name in names}
+  steps = {name: max(1, round(SECONDS.value / c.take(1))) for name, c in contestants.items()}
+  seconds: dict[str, list[float]] = {name: [] for name in contestants}
   for number in range(ROUNDS.value):
     for name, contestant in contestants.items():
       seconds[name].append(contestant.take(steps[name]) / steps[name])
     print(f"round {number + 1} of {ROUNDS.value}", file=sys.stderr, flush=True)
   for name, contestant in contestants.items():
     facts[name] |= contestant.stop()
-  _report(facts, seconds)
+  return facts, seconds
 
 
 class Contestant:
@@ -114,9 +128,11 @@ class Contestant:
 def contend(name: str) -> None:
   """The other side of a `Contestant`."""
   framework, *kind, what = name.split()
-  make = _torch if framework == "torch" else _jax
   start = time.perf_counter()
-  facts, take, memory = make(what, compiled=kind != ["eager"])
+  if framework == "torch":
+    facts, take, memory = _torch(what, compiled=kind == ["compiled"])
+  else:
+    facts, take, memory = _jax(what, deterministic=framework == "deterministic")
   take(2)
   print(json.dumps(facts | {"seconds_to_first_step": time.perf_counter() - start}), flush=True)
   for line in sys.stdin:
@@ -131,7 +147,7 @@ def contend(name: str) -> None:
 Made = tuple[dict[str, Any], Callable[[int], Any], Callable[[], int | None]]
 
 
-def _jax(what: str, *, compiled: bool) -> Made:
+def _jax(what: str, *, deterministic: bool) -> Made:
   import jax
   import jax.numpy as jnp
   import numpy as np
@@ -164,6 +180,8 @@ def _jax(what: str, *, compiled: bool) -> Made:
   config.model.update(layers=layers, width=width, heads=heads, context=context)
   config.model.update(vocab_size=vocabulary, dtype=dtype)
   config.train.batch_size = batch
+  if deterministic:
+    config.model.attention = "plain"  # XLA fails with cuDNN's
   c = config_lib.resolve_without_text(config)
   built = program.build(c)
   rows = np.random.default_rng(0).integers(0, vocabulary, (batch, context + 1), dtype=np.int32)
@@ -181,8 +199,9 @@ def _jax(what: str, *, compiled: bool) -> Made:
 
 
 def _torch(what: str, *, compiled: bool) -> Made:
-  import released  # type: ignore[import-not-found] # beside this script
   import torch
+
+  from benchmarks import released
 
   layers, width, heads, context, vocabulary, batch, dtype = SHAPES[SHAPE.value]
   gpu = torch.cuda.is_available()
@@ -210,8 +229,8 @@ def _torch(what: str, *, compiled: bool) -> Made:
       synchronise()
 
     return facts | {"flops": 2 * n**3}, multiply, memory
-  block = {"crate": released.CrateBlock, "gpt2": released.GPTBlock}[what]
-  model = released.Model(block, layers, width, heads, context, vocabulary)
+  block = {"crate": released.CrateBlock, "gpt2": released.GPT2Block}[what]
+  model = released.Model(block, width, heads, layers, context, vocabulary)
   tokens = torch.randint(vocabulary, (batch, context + 1), device=device)
   step = released.Step(model, tokens, half=dtype == "bfloat16", compiled=compiled)
 
@@ -243,7 +262,7 @@ def _report(facts: dict[str, dict[str, Any]], seconds: dict[str, list[float]]) -
     "lowest to highest in brackets; a ratio is of two turns of one round. FLOPs are the model's "
     "own, counted once for all (docs/speed.md), also where more or fewer were done.",
     "",
-    "| | ms a step | tokens/s | times as fast as ours | TFLOP/s | of the product's | MFU | memory |",
+    "| | ms a step | tokens/s | times ours | TFLOP/s | of the product's | MFU | memory |",
     "|---|---|---|---|---|---|---|---|",
   ]
   for name, times in seconds.items():

@@ -472,8 +472,9 @@ def test_processes_get_the_signal(number, code, ready, tmp_path):
   (ready / "stub.py").write_text(PROCESSES)
   command = ["bash", str(ready / "launch" / "multiprocess.sh"), "3", "--plan=60:0,60:0,60:0"]
   script = subprocess.Popen(
-    command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)}
-  )
+    command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background
+  )  # fmt: skip
   try:
     _until(lambda: all((ready / f"started.{i}").exists() for i in range(3)))
     script.send_signal(number)

@@ -31,7 +31,7 @@ def test_a_stall_ends_the_run_and_shows_where_it_stands():
   done = run(0.02, "stall")  # 1.2 s: longer than each of the four, shorter than all
   assert done.returncode == 134
   assert done.stdout == "alive\n"
-  assert done.stderr.startswith("error: No step, evaluation or save has ended for 1s")
+  assert done.stderr.startswith("error: No step, save or batch of an evaluation has ended for 1s")
   assert "in a_batch_that_never_comes" in done.stderr
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,7 @@ def text_loss(
   context: int,
   batch_size: int,
   sharding: NamedSharding | None = None,
+  after_each: Callable[[], None] = lambda: None,
 ) -> Loss:
   """Scores every token of a text but the first, once.
 
@@ -81,6 +83,7 @@ def text_loss(
     context: the model's context T.
     batch_size: windows at a time.
     sharding: how the windows are laid out over devices; None for the default device.
+    after_each: called after every batch of windows.
 
   Raises:
     UserError: there are fewer than two tokens.
@@ -102,6 +105,7 @@ def text_loss(
     sums = _row_sums(model, sharding.mesh if sharding else None, params, *placed)
     nats_B, nonzero_LB = multihost_utils.process_allgather(sums, tiled=True)
     total += np.concatenate([nats_B[None], nonzero_LB]).sum(axis=1, dtype=np.float64)
+    after_each()
   size = int(byte_lengths[tokens[1:]].sum())
   nats, *nonzero = (total / count).tolist()
   bits_per_byte = nats * count / math.log(2) / max(size, 1)

@@ -66,7 +66,7 @@ def _config(source: Source) -> Config:
     model=source.model,
     data=config_lib.DataConfig("", _text(source), "", 0.1, "bpe", source.tokenizer.vocab_size, ""),
     optimizer=config_lib.OptimizerConfig(6e-4, 6e-5, "cosine", 0, 0.2, 0.9, 0.95, 0.1, 1.0),
-    train=config_lib.TrainConfig(1, 1, 1, 1),
+    train=config_lib.TrainConfig(1, 1, 1, 1, 1, 0.0),
     evaluation=config_lib.EvaluationConfig(1, 0),
     checkpoint=config_lib.CheckpointConfig(0, 0.0, 1),
     mesh=config_lib.MeshConfig(-1, 1, 1, ""),

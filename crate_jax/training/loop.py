@@ -3,13 +3,10 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config, Configuration
@@ -18,9 +15,19 @@ from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import Stopped, UserError
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
-from crate_jax.model import lm, sampling
-from crate_jax.model.features.ista import eta_sigma2, step_sizes
-from crate_jax.training import checkpoint, curve, lock, metrics, plan, processes, report, sharding
+from crate_jax.model import lm
+from crate_jax.training import (
+  checkpoint,
+  curve,
+  lock,
+  metrics,
+  plan,
+  processes,
+  report,
+  scoring,
+  sharding,
+  sinks,
+)
 from crate_jax.training import program as program_lib
 from crate_jax.training import workdir as files
 from crate_jax.training.profiler import Profiler
@@ -28,7 +35,6 @@ from crate_jax.training.program import Program
 from crate_jax.training.step import TrainState
 from crate_jax.training.watchdog import Watchdog
 
-SAMPLE_TOKENS = 200  # of the text that a run ends with
 SHARED = "run folder (--workdir must lie where all processes of the job see it)"
 REFERENCE_TOKENS = 1 << 26  # of the training text, the first, that the bigram model is counted on
 
@@ -62,7 +68,7 @@ def train(
   processes.agree("config", json.dumps(config_lib.as_dict(config), sort_keys=True))
   config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
   if wandb:
-    metrics.require_wandb()
+    sinks.require_wandb()
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   profiler = Profiler.parse(workdir, profile)
@@ -121,8 +127,10 @@ def _train(
   layout, rows = program.batch_sharding, c.train.batch_size
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)
-  evaluate = _evaluator(program, c, corpus.tokenizer)
+  watchdog = Watchdog(c.train.stall_minutes)
+  evaluate = scoring.evaluator(program, c, corpus.tokenizer, watchdog.alive)
   val_loss: loss_lib.Loss | None = None
+  gone_back_to: int | None = None
 
   # --- Steps ------------------------------------------------------------------------------
   if report.is_lead():
@@ -166,7 +174,7 @@ def _train(
         stop = stopping.now() and not last
         score = last or (step % c.evaluation.every_steps == 0 and not stop)
         save = last or stop or policy.due(step)
-        if score or save:
+        if score or save or reporter.refused_in_a_row >= c.train.max_refused:
           reporter.flush()
           if reporter.steps < step:  # this update was refused: nothing is new
             step, score, save = reporter.steps, False, stop
@@ -175,7 +183,7 @@ def _train(
         if score:
           with clock.paused():
             val_loss = evaluate(state.params, scored)
-            values = _evaluation(val_loss, c, state.params)
+            values = scoring.evaluation(val_loss, c, state.params)
             reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
         if save:
           with clock.paused():
@@ -205,8 +213,7 @@ def _train(
     report.say(f"{what}: going back to step {step:,}, and past the batches since")
     return _Point(state, diverged.examples, diverged.skipped + diverged.step - step)
 
-  gone_back_to: int | None = None
-  with processes.Stopping() as stopping, profiler, Watchdog(c.train.stall_minutes) as watchdog:
+  with processes.Stopping() as stopping, profiler, watchdog:
     if report.is_lead():
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
     while True:
@@ -225,13 +232,13 @@ def _train(
     "steps": step,
     "tokens": examples * c.model.context,
     "train_loss": evaluate(state.params, pipeline.first(corpus.train, len(scored))).nats,
-    **_evaluation(val_loss, c, state.params),
+    **scoring.evaluation(val_loss, c, state.params),
     "val_tokens": val_loss.tokens,
     "unigram_loss": references.unigram_loss(counted, scored, V),
     "bigram_loss": references.bigram_loss(counted, scored, V),
     "tokens_per_second": c.train.batch_size * c.model.context / clock.seconds_per_step(),
     "seconds": clock.totals()["seconds"],
-    "sample": _sample(program.model, state.params, corpus.tokenizer),
+    "sample": scoring.sample(program.model, state.params, corpus.tokenizer),
     **report.environment(),
     "data": corpus.facts,
     "config": config_lib.to_dict(c),
@@ -307,61 +314,3 @@ def _load_corpus(config: Configuration, tokenizer: Tokenizer | None) -> pipeline
       "data.train: nothing can be scored, more text is needed."
     )
   return corpus
-
-
-def _evaluator(
-  program: Program, config: Config, tokenizer: Tokenizer
-) -> Callable[[lm.Params, np.ndarray], loss_lib.Loss]:
-  """(params, tokens) -> loss, computed as the batches are: over all devices."""
-  byte_lengths = tokenizer.byte_lengths()
-
-  def evaluate(params: lm.Params, tokens: np.ndarray) -> loss_lib.Loss:
-    return loss_lib.text_loss(
-      program.model,
-      params,
-      tokens,
-      byte_lengths,
-      context=config.model.context,
-      batch_size=config.train.batch_size // config.train.accumulation,
-      sharding=program.batch_sharding,
-    )
-
-  return evaluate
-
-
-def _evaluation(loss: loss_lib.Loss, config: Config, params: lm.Params) -> dict[str, metrics.Value]:
-  """What an evaluation reports: the loss, and per layer what shows how CRATE does."""
-  values: dict[str, metrics.Value] = {
-    "val_loss": loss.nats,
-    "bits_per_byte": loss.bits_per_byte,
-    "nonzero": list(loss.nonzero),
-  }
-  if config.model.features == "ista":
-    features = params["blocks"]["features"]
-    eta_L, lam_L = step_sizes(features, config.model)
-    gauges = {"eta_sigma2": _eta_sigma2(features["dictionary"], eta_L)}
-    if config.model.learned_eta:
-      gauges["eta"] = eta_L
-    if config.model.learned_lam:
-      gauges["lam"] = lam_L
-    for name, gauge in multihost_utils.process_allgather(gauges, tiled=True).items():
-      values[name] = gauge.tolist()
-  return values
-
-
-_eta_sigma2 = jax.jit(eta_sigma2)
-
-
-def _sample(model: lm.LM, params: lm.Params, tokenizer: Tokenizer) -> str:
-  """What the model writes from the start of a document; the same for the same parameters."""
-  tokens = sampling.sample(
-    model,
-    {"params": params},
-    np.array([tokenizer.end_of_text], np.int32),
-    SAMPLE_TOKENS,
-    jax.random.key(0),
-    temperature=0.8,
-    top_k=0,
-    vocab_size=tokenizer.vocab_size,
-  )
-  return tokenizer.decode(tokens[1:])

@@ -25,7 +25,7 @@ class Watchdog:
     self._last = time.monotonic()
 
   def alive(self) -> None:
-    """A step, an evaluation or a save has just ended."""
+    """A step, a save, or a batch of an evaluation has just ended."""
     self._last = time.monotonic()
 
   def __enter__(self) -> Self:
@@ -41,7 +41,7 @@ class Watchdog:
     while not self._over.wait(min(self._seconds / 10, 10)):
       if time.monotonic() - self._last > self._seconds:
         print(
-          f"error: No step, evaluation or save has ended for {duration(self._seconds)} "
+          f"error: No step, save or batch of an evaluation has ended for {duration(self._seconds)} "
           "(train.stall_minutes): the same command goes on from the newest checkpoint. "
           "Every thread stands here:",
           file=sys.stderr,
