@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -82,3 +83,22 @@ def small_config(text: Path, architecture: str = "crate") -> ConfigDict:
   c.evaluation.every_steps, c.evaluation.tokens = 5, 500
   c.checkpoint.every_steps = 5
   return c
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[ConfigDict, Path]:
+  """A config and the work directory of a run of it that is finished; not to be changed."""
+  from crate_jax.training import loop  # JAX starts with it
+
+  folder = tmp_path_factory.mktemp("finished")
+  config = small_config(write_text(folder / "text.txt"))
+  loop.train(config, folder / "run")
+  return config, folder / "run"
+
+
+@pytest.fixture
+def done(finished: tuple[ConfigDict, Path], tmp_path: Path) -> tuple[ConfigDict, Path]:
+  """The same, to change at will."""
+  config, workdir = finished
+  shutil.copytree(workdir, tmp_path / "run")
+  return config.copy_and_resolve_references(), tmp_path / "run"

@@ -1,9 +1,15 @@
+import dataclasses
 import json
 import subprocess
 import sys
 
 import conftest
+import pytest
 from test_main import SMALL
+
+from configs import base
+from crate_jax import config as config_lib
+from crate_jax.model import flops
 
 
 def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
@@ -22,3 +28,44 @@ def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
     losses = [run["val_loss"] for run in runs if run["architecture"] == architecture]
     assert f"{sum(losses) / 2:.4f} ({min(losses):.4f} to {max(losses):.4f})" in table
   assert f"{runs[0]['bigram_loss']:.4f}" in table and "--seeds=2" in table
+
+
+def _step(out, contestants, *flags):
+  done = subprocess.run(
+    [sys.executable, "benchmarks/step.py", "--shape=tiny", "--rounds=2", "--seconds=0.1",
+     f"--contestants={contestants}", f"--out={out}", *flags],
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=200,
+  )  # fmt: skip
+  return done, json.loads((out / "step-tiny.json").read_text()) if done.returncode == 0 else None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(220)
+def test_step_times_all_in_turns(tmp_path):
+  done, made = _step(tmp_path, "jax crate,jax product", f"--before={conftest.ROOT}")
+  assert done.returncode == 0, done.stderr
+  assert list(made["seconds"]) == ["jax crate", "jax product", "before crate"]
+  assert all(len(times) == 2 and min(times) > 0 for times in made["seconds"].values())
+  facts = made["contestants"]["jax crate"]
+  model = config_lib.resolve_without_text(base.get_config("12L,crate")).model
+  model = dataclasses.replace(model, layers=2, width=128, heads=2, context=256, vocab_size=8192)
+  assert facts["flops"] == flops.training_flops_per_token(model) * 8 * 256
+  rows = [line for line in (tmp_path / "step-tiny.md").read_text().splitlines() if "crate" in line]
+  assert rows[1].startswith("| jax crate |") and "| 1.00 (1.00 to 1.00) |" in rows[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(220)
+def test_a_contestant_that_cannot_is_named(tmp_path):
+  done, _ = _step(tmp_path, "jax crate,jax nothing")
+  assert done.returncode == 1
+  assert "'jax nothing' ended with status 1" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_released_step_is_timed_too(tmp_path):
+  pytest.importorskip("torch")
+  done, made = _step(tmp_path, "jax crate,torch eager crate,torch eager gpt2")
+  assert done.returncode == 0, done.stderr
+  assert len(made["seconds"]["torch eager gpt2"]) == 2

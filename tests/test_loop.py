@@ -14,10 +14,9 @@ import crate_jax
 from configs import shakespeare_char
 from crate_jax import config as config_lib
 from crate_jax.data import local, pipeline, preparation, sources
-from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.evaluation import references
-from crate_jax.training import checkpoint, loop, program, report
+from crate_jax.training import checkpoint, loop, program, report, step
 from crate_jax.training import workdir as files
 
 TIMINGS = ("tokens_per_second",)
@@ -29,28 +28,12 @@ def metrics(workdir):
 
 
 def final_state(config, workdir):
+  """The newest checkpoint's."""
   meta_step = checkpoint.steps(workdir)[-1]
   with checkpoint.Checkpoints(workdir) as store:
     resolved = config_lib.from_dict(store.meta(meta_step)["config"])
     like = program.build(resolved).init(jax.random.key(9))
     return store.restore(meta_step, like)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-  """A config and the work directory of a run of it that is finished; not to be changed."""
-  folder = tmp_path_factory.mktemp("finished")
-  config = conftest.small_config(conftest.write_text(folder / "text.txt"))
-  loop.train(config, folder / "run")
-  return config, folder / "run"
-
-
-@pytest.fixture
-def done(finished, tmp_path):
-  """The same, to change at will."""
-  config, workdir = finished
-  shutil.copytree(workdir, tmp_path / "run")
-  return config.copy_and_resolve_references(), tmp_path / "run"
 
 
 class Stop(Exception):
@@ -159,108 +142,6 @@ def test_a_checkpoint_holds_the_logical_axis_names(finished):
   _, workdir = finished
   axes = files.read_meta(workdir)["axes"]
   assert axes["blocks"]["features"]["dictionary"] == ["layers", "codes", "embed"]
-
-
-def test_another_config_is_refused_by_key(done):
-  small, workdir = done
-  before = sorted(p.name for p in workdir.rglob("*"))
-  for key, value in [("model.layers", 3), ("seed", 1), ("optimizer.learning_rate", 1e-3)]:
-    changed = small.copy_and_resolve_references()
-    changed.update_from_flattened_dict({key: value})
-    with pytest.raises(UserError, match=rf"holds a run with {key}=.* says {value}"):
-      loop.train(changed, workdir)
-  assert sorted(p.name for p in workdir.rglob("*")) == before
-
-
-def test_another_text_is_refused(small, text, tmp_path):
-  workdir = tmp_path / "run"
-  small.train.steps = 5
-  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
-  loop.train(small, workdir)
-  small.train.steps = 10
-  moved = text.rename(text.with_name("moved.txt"))
-  small.data.train = str(moved)
-  moved.write_text(moved.read_text().replace("cat", "cow"))
-  with pytest.raises(UserError, match=r"is not the text that the run in .* was trained on"):
-    loop.train(small, workdir)
-  moved.write_text(moved.read_text().replace("cow", "cat"))
-  assert loop.train(small, workdir)["steps"] == 10  # a path may change
-
-
-def test_fewer_steps_than_trained_are_refused(done):
-  small, workdir = done
-  small.train.steps = 9
-  with pytest.raises(UserError, match=r"train\.steps=9 is fewer than the 10 steps"):
-    loop.train(small, workdir)
-
-
-def test_a_decayed_run_is_not_extended(done):
-  small, workdir = done
-  small.train.steps = 20
-  with pytest.raises(UserError, match=r"decides its learning rate from step 2 on.*init_from"):
-    loop.train(small, workdir)
-
-
-def test_a_run_at_constant_rate_is_extended(small, tmp_path):
-  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
-  straight, extended = tmp_path / "straight", tmp_path / "extended"
-  loop.train(small, straight)
-  small.train.steps = 5
-  loop.train(small, extended)
-  small.train.steps = 10
-  loop.train(small, extended)
-  jax.tree.map(
-    np.testing.assert_array_equal, final_state(small, straight), final_state(small, extended)
-  )
-
-
-def test_a_strange_tokenizer_is_refused(done, tmp_path):
-  small, workdir = done
-  other = make_tokenizer("characters", ["another vocabulary"], [], 0, tmp_path)
-  other.save(workdir / "tokenizer.json")
-  small.train.steps = 20
-  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
-    loop.train(small, workdir)
-  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
-    crate_jax.load(workdir)
-
-
-def test_a_run_starts_from_anothers_weights_and_tokenizer(small, tmp_path):
-  small.data.tokenizer, small.data.bpe_vocab_size = "bpe", 280
-  small.data.cache_dir = str(tmp_path / "cache")
-  small.checkpoint.keep = 2
-  loop.train(small, tmp_path / "first")
-  small.init_from = f"{tmp_path / 'first'}@5"
-  small.train.steps, small.data.bpe_vocab_size = 3, 270  # not used: the weights' own is
-  loop.train(small, tmp_path / "second")
-  first, second = metrics(tmp_path / "first"), metrics(tmp_path / "second")
-  at_five = crate_jax.load(tmp_path / "first", 5)
-  assert crate_jax.load(tmp_path / "second").tokenizer.digest() == at_five.tokenizer.digest()
-  batch = next(
-    pipeline.batches(
-      loop._load_corpus(small, at_five.tokenizer).train, context=16, batch_size=8, seed=0
-    )
-  )
-  losses = [at_five.loss(row).nats for row in batch]
-  assert second[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
-  assert second[0]["loss"] < first[0]["loss"]
-
-
-@pytest.mark.parametrize(
-  ("init_from", "sentence"),
-  [
-    ("nowhere", "nowhere holds no checkpoint"),
-    ("RUN@3", r"no checkpoint of step 3; it has \[5, 10\]"),
-    ("RUN@x", "must be WORKDIR or WORKDIR@STEP"),
-    ("RUN", r"is another model: \['blocks'\].* differs"),
-  ],
-)
-def test_a_wrong_source_of_weights_is_refused(init_from, sentence, done, tmp_path):
-  small, workdir = done
-  small.model.layers = 3
-  small.init_from = init_from.replace("RUN", str(workdir))
-  with pytest.raises(UserError, match=sentence):
-    loop.train(small, tmp_path / "second")
 
 
 def test_loss_falls_below_the_bigram_line_on_a_pattern(small, tmp_path):
@@ -380,3 +261,78 @@ def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_pat
   small.train.steps = 8
   with pytest.raises(UserError, match=r"data\.train is not the text that the run"):
     loop.train(small, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_gone_back_from(small, tmp_path, monkeypatch, capfd):
+  small.checkpoint.every_steps = 3
+  loop.train(small, tmp_path / "straight")
+  with monkeypatch.context() as patch:
+    stop_after(patch, 8)
+    with pytest.raises(Stop):
+      loop.train(small, tmp_path / "run")
+  files_of_6 = [p for p in (tmp_path / "run/checkpoints/6/params").rglob("*") if p.is_file()]
+  largest = max(files_of_6, key=lambda p: p.stat().st_size)
+  raw = bytearray(largest.read_bytes())
+  raw[len(raw) // 2] ^= 1
+  largest.write_bytes(raw)
+  loop.train(small, tmp_path / "run")
+  said = capfd.readouterr()
+  assert "The checkpoint of step 6 is damaged: " in said.err and "resumed at step 3" in said.out
+  assert metrics(tmp_path / "run") == metrics(tmp_path / "straight")
+  states = [final_state(small, tmp_path / name) for name in ("straight", "run")]
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  assert [p.name for p in (tmp_path / "run/damaged").iterdir()] == ["6"]
+
+
+def poison(monkeypatch, attempts):
+  """Makes the loss NaN of those batches, by the order in which they are drawn."""
+  real, original = step.objective, pipeline.batches
+
+  def batches(*args, examples=0, **options):
+    for i, batch in enumerate(original(*args, examples=examples, **options)):
+      if examples // len(batch) + i in attempts:
+        batch = batch.copy()
+        batch[0, 0] = 256  # the end of a text, which stands nowhere else at the start of a window
+      yield batch
+
+  def objective(model, params, tokens):
+    loss, nll = real(model, params, tokens)
+    bad = jnp.where(tokens[0, 0] == 256, jnp.nan, 0)
+    return loss + bad, nll + bad
+
+  monkeypatch.setattr(pipeline, "batches", batches)
+  monkeypatch.setattr(step, "objective", objective)
+
+
+def test_an_update_that_is_not_finite_is_passed_over(small, tmp_path, monkeypatch, capsys):
+  poison(monkeypatch, {3})
+  loop.train(small, tmp_path)
+  assert "step 4  loss nan  grad " in capsys.readouterr().out
+  with checkpoint.Checkpoints(tmp_path) as store:
+    meta = store.meta(10)
+  assert (meta["skipped"], meta["examples"]) == (1, 11 * 8)
+  steps = [m["step"] for m in metrics(tmp_path) if "loss" in m]
+  assert steps == list(range(1, 11)) and int(final_state(small, tmp_path).step) == 10
+
+
+def test_many_in_a_row_go_back_and_pass_over_the_batches(small, tmp_path, monkeypatch, capsys):
+  small.train.max_refused = 3
+  poison(monkeypatch, {7, 8, 9, 10})  # one more is under way when three are seen
+  loop.train(small, tmp_path)
+  said = capsys.readouterr().out
+  assert "3 updates in a row after step 7 were not finite" in said
+  assert "going back to step 5, and past the batches since" in said
+  with checkpoint.Checkpoints(tmp_path) as store:
+    meta = store.meta(10)
+  # From the checkpoint of step 5 five updates more, on what comes after the 11 drawn before.
+  assert (meta["examples"], meta["skipped"]) == (16 * 8, 6)
+  assert int(final_state(small, tmp_path).step) == 10
+
+
+def test_a_run_that_stays_bad_stops(small, tmp_path, monkeypatch):
+  small.train.max_refused = 3
+  poison(monkeypatch, range(7, 1000))
+  with pytest.raises(UserError, match=r"after step 5 were not finite.*, again after"):
+    loop.train(small, tmp_path)
+  assert checkpoint.steps(tmp_path) == [5]
+  assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(final_state(small, tmp_path)))

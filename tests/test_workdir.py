@@ -1,0 +1,112 @@
+import jax
+import numpy as np
+import pytest
+from test_loop import final_state, metrics
+
+import crate_jax
+from crate_jax.data import pipeline
+from crate_jax.data.tokenizer import make_tokenizer
+from crate_jax.errors import UserError
+from crate_jax.training import loop
+
+
+def test_another_config_is_refused_by_key(done):
+  small, workdir = done
+  before = sorted(p.name for p in workdir.rglob("*"))
+  for key, value in [("model.layers", 3), ("seed", 1), ("optimizer.learning_rate", 1e-3)]:
+    changed = small.copy_and_resolve_references()
+    changed.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=rf"holds a run with {key}=.* says {value}"):
+      loop.train(changed, workdir)
+  assert sorted(p.name for p in workdir.rglob("*")) == before
+
+
+def test_another_text_is_refused(small, text, tmp_path):
+  workdir = tmp_path / "run"
+  small.train.steps = 5
+  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+  loop.train(small, workdir)
+  small.train.steps = 10
+  moved = text.rename(text.with_name("moved.txt"))
+  small.data.train = str(moved)
+  moved.write_text(moved.read_text().replace("cat", "cow"))
+  with pytest.raises(UserError, match=r"is not the text that the run in .* was trained on"):
+    loop.train(small, workdir)
+  moved.write_text(moved.read_text().replace("cow", "cat"))
+  assert loop.train(small, workdir)["steps"] == 10  # a path may change
+
+
+def test_fewer_steps_than_trained_are_refused(done):
+  small, workdir = done
+  small.train.steps = 9
+  with pytest.raises(UserError, match=r"train\.steps=9 is fewer than the 10 steps"):
+    loop.train(small, workdir)
+
+
+def test_a_decayed_run_is_not_extended(done):
+  small, workdir = done
+  small.train.steps = 20
+  with pytest.raises(UserError, match=r"decides its learning rate from step 2 on.*init_from"):
+    loop.train(small, workdir)
+
+
+def test_a_run_at_constant_rate_is_extended(small, tmp_path):
+  small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+  straight, extended = tmp_path / "straight", tmp_path / "extended"
+  loop.train(small, straight)
+  small.train.steps = 5
+  loop.train(small, extended)
+  small.train.steps = 10
+  loop.train(small, extended)
+  jax.tree.map(
+    np.testing.assert_array_equal, final_state(small, straight), final_state(small, extended)
+  )
+
+
+def test_a_strange_tokenizer_is_refused(done, tmp_path):
+  small, workdir = done
+  other = make_tokenizer("characters", ["another vocabulary"], [], 0, tmp_path)
+  other.save(workdir / "tokenizer.json")
+  small.train.steps = 20
+  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
+    loop.train(small, workdir)
+  with pytest.raises(UserError, match=r"tokenizer\.json is not the tokenizer that"):
+    crate_jax.load(workdir)
+
+
+def test_a_run_starts_from_anothers_weights_and_tokenizer(small, tmp_path):
+  small.data.tokenizer, small.data.bpe_vocab_size = "bpe", 280
+  small.data.cache_dir = str(tmp_path / "cache")
+  small.checkpoint.keep = 2
+  loop.train(small, tmp_path / "first")
+  small.init_from = f"{tmp_path / 'first'}@5"
+  small.train.steps, small.data.bpe_vocab_size = 3, 270  # not used: the weights' own is
+  loop.train(small, tmp_path / "second")
+  first, second = metrics(tmp_path / "first"), metrics(tmp_path / "second")
+  at_five = crate_jax.load(tmp_path / "first", 5)
+  assert crate_jax.load(tmp_path / "second").tokenizer.digest() == at_five.tokenizer.digest()
+  batch = next(
+    pipeline.batches(
+      loop._load_corpus(small, at_five.tokenizer).train, context=16, batch_size=8, seed=0
+    )
+  )
+  losses = [at_five.loss(row).nats for row in batch]
+  assert second[0]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+  assert second[0]["loss"] < first[0]["loss"]
+
+
+@pytest.mark.parametrize(
+  ("init_from", "sentence"),
+  [
+    ("nowhere", "nowhere holds no checkpoint"),
+    ("RUN@3", r"no checkpoint of step 3; it has \[5, 10\]"),
+    ("RUN@x", "must be WORKDIR or WORKDIR@STEP"),
+    ("RUN", r"is another model: \['blocks'\].* differs"),
+  ],
+)
+def test_a_wrong_source_of_weights_is_refused(init_from, sentence, done, tmp_path):
+  small, workdir = done
+  small.model.layers = 3
+  small.init_from = init_from.replace("RUN", str(workdir))
+  with pytest.raises(UserError, match=sentence):
+    loop.train(small, tmp_path / "second")
