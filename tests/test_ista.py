@@ -80,36 +80,3 @@ def test_correlation_is_computed_once():
   assert forward.count("dot_general") == 4
   gradient = jax.jit(jax.grad(lambda *a: jnp.sum(decoded(*a) ** 2), argnums=(0, 1)))
   assert gradient.lower(z, dictionary).compile().as_text().count(" dot(") <= 12
-
-
-def plain(z, dictionary, eta, lam, *, steps, warm_start, nonnegative):
-  """The steps as they are written down, which autodiff differentiates."""
-  codes = z if warm_start else jnp.zeros((*z.shape[:2], len(dictionary)), z.dtype)
-  for _ in range(steps):
-    codes = codes + eta * (z - codes @ dictionary) @ dictionary.T
-    if nonnegative:
-      codes = jnp.maximum(codes - eta * lam, 0)
-    else:
-      codes = jnp.sign(codes) * jnp.maximum(jnp.abs(codes) - eta * lam, 0)
-  return codes
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3])
-@pytest.mark.parametrize("warm_start", [False, True])
-@pytest.mark.parametrize("nonnegative", [True, False])
-def test_its_own_gradient_is_that_of_its_steps(steps, warm_start, nonnegative):
-  options = {"steps": steps, "warm_start": warm_start, "nonnegative": nonnegative}
-  z, dictionary = _problem(codes=16 if warm_start else 64)
-  weight = np.random.default_rng(1).normal(size=(1, 7, len(dictionary)))
-
-  with jax.enable_x64(True):
-    got = jax.grad(
-      lambda z, d, eta, lam: jnp.sum(weight * ista(z, d, eta=eta, lam=lam, **options)),
-      argnums=(0, 1, 2, 3),
-    )(jnp.asarray(z), jnp.asarray(dictionary), 0.05, 0.3)
-    want = jax.grad(
-      lambda *arguments: jnp.sum(weight * plain(*arguments, **options)), argnums=(0, 1, 2, 3)
-    )(jnp.asarray(z), jnp.asarray(dictionary), 0.05, 0.3)
-  for one, other in zip(got, want, strict=True):
-    assert np.any(other)
-    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
