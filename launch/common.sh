@@ -42,7 +42,7 @@ split_at_dashes() {
     options+=("$1")
     shift
   done
-  [ $# -gt 1 ] || fail "Flags of crate_jax.main are missing: give them behind --, as in -- --config=configs/base.py --workdir=runs/base." 2
+  [ $# -gt 1 ] || fail "Flags of crate_jax.main are missing: give them behind --, as in -- --config=configs/pile.py --workdir=runs/base." 2
   shift
   # shellcheck disable=SC2034 # The script that sources this reads it.
   flags=("$@")

@@ -9,7 +9,7 @@
 #
 #   launch/gke.sh create [--spot | --on-demand ...]   a cluster with these TPUs; flags go to xpk cluster create
 #   launch/gke.sh build                               this checkout as a Docker image, pushed to IMAGE
-#   launch/gke.sh run [OPTIONS] -- --config=configs/base.py --workdir=/bucket/base [...]
+#   launch/gke.sh run [OPTIONS] -- --config=configs/pile.py --workdir=/bucket/base [...]
 #                                                     OPTIONS go to xpk workload create, FLAGS to crate_jax.main
 #   launch/gke.sh list                                what runs and ran
 #   launch/gke.sh logs                                follows what all hosts print

@@ -3,7 +3,7 @@
 # To try what happens on a pod, and for tests: CPU only, slower than one process.
 #
 #   launch/multiprocess.sh 4                                   trains configs/tiny.py into runs/multiprocess
-#   launch/multiprocess.sh 2 --config=configs/base.py --workdir=runs/base
+#   launch/multiprocess.sh 2 --config=configs/pile.py --workdir=runs/base
 #
 # N counts processes, FLAGS are those of crate_jax.main. Process 0 prints to the terminal, the others into files
 # that are named first. Ctrl-C and SIGTERM go on to all. The exit code is that of the first process that failed.

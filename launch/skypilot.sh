@@ -4,7 +4,7 @@
 # OPTIONS go to `sky jobs launch`, FLAGS to crate_jax.main; what the job does is in launch/skypilot.yaml.
 #
 #   BUCKET=s3://... EXTRAS=cuda launch/skypilot.sh --gpus=H100:8 --num-nodes=2 --use-spot --name=base -- \
-#     --config=configs/base.py --workdir=/bucket/base
+#     --config=configs/pile.py --workdir=/bucket/base
 #   sky jobs queue             sky jobs logs --name=base             sky jobs cancel --name=base
 #
 # Needs sky (pip install "skypilot[aws]", or another cloud), set up so that `sky check` finds the cloud, and a

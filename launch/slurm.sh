@@ -3,7 +3,7 @@
 # OPTIONS go to sbatch as they are, FLAGS to crate_jax.main.
 #
 #   EXTRAS=cuda launch/slurm.sh --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 --time=12:00:00 \
-#     --partition=... -- --config=configs/base.py --workdir=runs/base
+#     --partition=... -- --config=configs/pile.py --workdir=runs/base
 #   tail -F runs/slurm-JOB.log
 #   scontrol update jobid=JOB requeue=0 && scancel --signal=TERM JOB     saves, stops, and does not start again
 #
@@ -17,6 +17,6 @@ set -eu
 
 split_at_dashes "$@"
 need_tool sbatch "submit from a login node of a Slurm cluster"
-run bash launch/setup.sh # With the extras that EXTRAS names.
+run env EXTRAS="${EXTRAS:-}" bash launch/setup.sh
 run mkdir -p runs        # Slurm writes no log into a folder that is not there.
 run sbatch ${options[@]+"${options[@]}"} launch/slurm.sbatch "${flags[@]}"

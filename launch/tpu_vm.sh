@@ -7,7 +7,7 @@
 #
 #   launch/tpu_vm.sh create [--spot ...]  flags go to gcloud compute tpus tpu-vm create
 #   launch/tpu_vm.sh setup                sends the commit that is checked out here, and makes .venv there
-#   launch/tpu_vm.sh run --config=configs/base.py --workdir=../bucket/base [...]  starts crate_jax.main, detached
+#   launch/tpu_vm.sh run --config=configs/pile.py --workdir=../bucket/base [...]  starts crate_jax.main, detached
 #   launch/tpu_vm.sh logs                 follows what it prints
 #   launch/tpu_vm.sh stop                 SIGTERM: saves a checkpoint and ends; the same `run` goes on with it
 #   launch/tpu_vm.sh delete               deletes the VM; what is not in the bucket is lost

@@ -120,6 +120,25 @@ def test_processes_stop_together_resume_and_agree_with_one(count, mesh, text, tm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_what_one_process_cannot_read_all_go_back_from(text, tmp_path):
+  mesh = ["--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.model.vocab_size=258"]
+  flags = flags_of(text, tmp_path / "run", *mesh, "--config.checkpoint.every_steps=10")
+  with Job(tmp_path / "first", 2, *flags) as job:
+    job.until("step 20/120")
+    job.processes[0].send_signal(signal.SIGTERM)
+    assert job.codes() == [143] * 2, job.log()
+  *_, before, newest = checkpoint.steps(tmp_path / "run")
+  for file in (tmp_path / f"run/checkpoints/{newest}/params/ocdbt.process_1/d").iterdir():
+    file.write_bytes(bytes(file.stat().st_size))
+  with Job(tmp_path / "second", 2, *flags) as job:
+    assert job.codes(150) == [0, 0], job.log() + job.log(1)
+    assert f"The checkpoint of step {newest} is damaged: " in job.log()
+    assert f"resumed at step {before}\n" in job.log()
+  assert (tmp_path / "run" / "damaged" / str(newest)).exists()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(250)
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_others(victim, text, tmp_path):

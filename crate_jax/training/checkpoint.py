@@ -1,6 +1,7 @@
 """Checkpoints: Orbax saves parameters, optimizer state, and what they belong to."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -39,12 +40,19 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:
-    options = ocp.CheckpointManagerOptions(
-      max_to_keep=config.keep if config else None, enable_async_checkpointing=config is not None
-    )
+    options: dict[str, Any] = {"enable_async_checkpointing": False}
+    if config:
+      options = {"max_to_keep": config.keep}
+    elif jax.process_count() > 1:
+      # Each process reads by itself: one that cannot must not leave the others waiting inside.
+      me = jax.process_index()
+      alone = ocp.options.MultiprocessingOptions(me, {me}, barrier_sync_key_prefix=f"reader{me}")
+      options |= {"create": False, "multiprocessing_options": alone}
     self._workdir = workdir
     self._manager = ocp.CheckpointManager(
-      directory(workdir), options=options, item_names=("params", "optimizer", "meta")
+      directory(workdir),
+      options=ocp.CheckpointManagerOptions(**options),
+      item_names=("params", "optimizer", "meta"),
     )
 
   def save(self, state: TrainState, meta: dict[str, Any]) -> None:
@@ -101,39 +109,46 @@ class Checkpoints:
     Raises:
       Damaged: it is not what was saved.
     """
-    with _reading(self._folder(step, "meta")):
+    folder = self._folder(step, "meta")
+
+    def read() -> dict[str, Any]:
       _check_files(self._folder(step))
       args = ocp.args.Composite(meta=ocp.args.JsonRestore())
       sealed = self._manager.restore(step, args=args)["meta"]
       if not isinstance(sealed, dict) or sealed.get("step") != step:
-        raise Damaged(f"{self._folder(step, 'meta')} is not that of step {step}")
+        raise Damaged(f"{folder} is not that of step {step}")
       meta = {key: value for key, value in sealed.items() if key != "sha256"}
       # Those of version 0.1.0 have neither digests nor a seal.
       if sealed != (_sealed(meta) if set(sealed) & {"digests", "sha256"} else meta):
-        raise Damaged(f"{self._folder(step, 'meta')} does not have the SHA-256 that it names")
-    return meta
+        raise Damaged(f"{folder} does not have the SHA-256 that it names")
+      return meta
+
+    return _read_by_all(folder, read)
 
   def _restore(self, step: int, like: dict[str, Any]) -> dict[str, Any]:
     """Items by name, as `like` has them, each checked."""
     saved = self.meta(step).get("digests")
-    here, items = SingleDeviceSharding(jax.devices()[0]), {}
-
-    def placed(x: Any) -> jax.ShapeDtypeStruct:
-      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
-
+    items = {}
     for name, tree in like.items():  # one by one, to say which is damaged
       folder = self._folder(step, name)
-      args = ocp.args.StandardRestore(jax.tree.map(placed, tree))
-      with _reading(folder):
-        _check_shapes(folder, tree)
-        restored = self._manager.restore(step, args=ocp.args.Composite(**{name: args}))
-      items[name] = restored[name]
+      read = functools.partial(self._read_item, step, name, tree)
+      items[name] = _read_by_all(folder, read)
       now = digests(items[name])
       if saved is not None and now != saved[name]:
         wrong = [path for path in now if now[path] != saved[name].get(path)]
         where = f"the array {wrong[0]}" if wrong else "an array"
         raise Damaged(f"{where} of {folder} does not have the digest it had")
     return items
+
+  def _read_item(self, step: int, name: str, like: Any) -> Any:
+    here = SingleDeviceSharding(jax.devices()[0])
+
+    def placed(x: Any) -> jax.ShapeDtypeStruct:
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None) or here)
+
+    _check_shapes(self._folder(step, name), like)
+    args = ocp.args.StandardRestore(jax.tree.map(placed, like))
+    return self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
 
   def _folder(self, step: int, item: str = "") -> Path:
     return directory(self._workdir) / str(step) / item
@@ -168,18 +183,30 @@ _FULL = "RESOURCE_EXHAUSTED|No space left|Disk quota exceeded|ENOSPC"
 _NOT_DAMAGE = "PERMISSION_DENIED|Permission denied|RESOURCE_EXHAUSTED|UNAVAILABLE|DEADLINE|Too many"
 
 
-@contextmanager
-def _reading(what: Path) -> Iterator[None]:
-  """Whatever reading a broken file raises becomes `Damaged`."""
+T = TypeVar("T")
+
+
+def _read_by_all(what: Path, read: Callable[[], T]) -> T:
+  """What `read` returns, if it does so in every process.
+
+  Whatever a broken file makes it raise in one, all raise `Damaged`, so that they go on together.
+  """
+  found, damage = None, None
   try:
-    yield
-  except (Damaged, MemoryError):
+    found = read()
+  except Damaged as error:
+    damage = error
+  except MemoryError:
     raise
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = reason.partition(". See full TensorStore details")[0].rstrip(".")
     if re.search(_NOT_DAMAGE, str(error)):
       raise UserError(f"{what} cannot be read: {reason}.") from error
-    raise Damaged(f"{what} cannot be read: {reason[:200]}") from error
+    damage = Damaged(f"{what} cannot be read: {reason[:200]}")
+  if not processes.all_say(damage is None):
+    raise damage or Damaged(f"{what} cannot be read by another process")
+  return found  # type: ignore[return-value]
 
 
 def _check_files(folder: Path) -> None:
@@ -217,9 +244,6 @@ def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
   return meta | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
-T = TypeVar("T")
-
-
 def read_newest(
   workdir: Path, read: Callable[[Checkpoints, int], T], step: int | None = None
 ) -> tuple[int, T]:
@@ -240,20 +264,17 @@ def read_newest(
   damage = ""
   with Checkpoints(workdir) as store:
     for candidate in [step] if step is not None else reversed(steps(workdir)):
-      found, damage = None, ""
       try:
-        found = read(store, candidate)
+        return candidate, read(store, candidate)
       except Damaged as error:
         damage = str(error)
-      if processes.all_say(not damage):
-        return candidate, found  # type: ignore[return-value]
-      damage = damage or f"another process cannot read that of step {candidate}"
-      print(
-        f"The checkpoint of step {candidate} is damaged: {damage}.", file=sys.stderr, flush=True
-      )
+      sentence = f"The checkpoint of step {candidate} is damaged: {damage}."
+      print(sentence, file=sys.stderr, flush=True)
   which = f"the checkpoint of step {step}" if step is not None else "no checkpoint"
   verb = "is damaged" if step is not None else "is whole"
-  raise UserError(f"{workdir}: {which} {verb} ({damage}).")
+  raise UserError(
+    f"{workdir}: {which} {verb} ({damage}). To start over, move its checkpoints away."
+  )
 
 
 def set_aside(workdir: Path, after: int) -> None:

@@ -30,8 +30,8 @@ def only_writer(workdir: Path) -> Iterator[None]:
   if report.is_lead():
     try:
       file = _open(workdir)
-    except UserError as error:
-      refusal = str(error)
+    except (UserError, OSError) as error:
+      refusal = str(error).rstrip(".") + "."
   if not processes.first_says(not refusal):
     raise UserError(refusal or f"Process 0 may not write to {workdir}: it says why.")
   try:

@@ -149,7 +149,9 @@ def tpu_devices(topology: str, slices: int = 1) -> Sequence[jax.Device]:
     return topologies.get_topology_desc(topology, "tpu", **several).devices
   except jax.errors.JaxRuntimeError as error:
     reason = str(error).strip().splitlines()[0].rstrip(".")
-    raise UserError(f"--topology={topology} is not a TPU slice: {reason}.") from error
+    raise UserError(
+      f"--topology={topology} is not a TPU slice, as v5e:8x16 or v5p:4x4x8 is: {reason}."
+    ) from error
 
 
 def compile_only(

@@ -219,7 +219,7 @@ def planned(config: Config, topology: str, plan: Plan, roofline: Roofline | None
     rows |= {
       "at best": f"{_brief(roofline.seconds)} a step ({parts})",
       "that is": f"{roofline.mfu:.1%} of the devices' peak (MFU), "
-      f"{86400 * tokens / roofline.seconds / 1e9:,.3g} B tokens a day",
+      f"{86400 * tokens / roofline.seconds / 1e9:,.1f} B tokens a day",
       "peaks": f"{roofline.peaks.flops / 1e12:,.0f} TFLOP/s, "
       f"{roofline.peaks.memory_bandwidth / 1e9:,.0f} GB/s of memory, "
       f"{roofline.peaks.link_bandwidth / 1e9:,.0f} GB/s of links; {roofline.peaks.source}",

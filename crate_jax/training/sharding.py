@@ -62,7 +62,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     fixed *= max(size, 1)
   if len(free) > 1 or count % fixed or (not free and fixed != count):
     shape = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    raise UserError(f"The mesh ({shape}) does not fit the {count} devices: set one size to -1.")
+    advice = "set one size to -1" if not free else f"{fixed} does not divide {count}"
+    if len(free) > 1:
+      advice = "only one size can be -1"
+    raise UserError(f"The mesh ({shape}) does not fit the {count} devices: {advice}.")
   if free:
     sizes[free[0]] = count // fixed
   # Auto, not JAX's default Explicit: Linen's logical partitioning names axes, not types.

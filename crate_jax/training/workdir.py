@@ -40,9 +40,12 @@ CURVE = "loss.png"
 RESULT = "result.json"
 
 # Keys that may differ when a run is resumed: its length, its batches (it goes on at the example
-# where it stopped), its intervals, where it runs, and where its text lies (the text itself may not:
-# its digest is compared). All others are refused.
+# where it stopped), its intervals, where and how it is computed, and where its text lies (the text
+# itself may not: its digest is compared). All others are refused.
 MAY_DIFFER = {
+  "model.attention",
+  "model.remat",
+  "model.unroll",
   "train.steps",
   "train.log_every_steps",
   "evaluation.every_steps",
