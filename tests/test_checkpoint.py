@@ -225,5 +225,6 @@ def test_a_state_that_is_saved_is_left_alone(tmp_path):
   with checkpoint.Checkpoints(tmp_path, CONFIG) as store:
     store.save(_state(5, seed=1), {})
     store.save(_state(5, seed=2), {})
+  with checkpoint.Checkpoints(tmp_path) as store:
     state = store.restore(5, _state(5))
   jax.tree.map(np.testing.assert_array_equal, state, _state(5, seed=1))

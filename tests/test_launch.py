@@ -359,7 +359,8 @@ def test_gke_manages_cluster_image_and_runs(checkout):
 
 def test_slurm_submits(checkout):
   setup, folder, command = _dry("slurm.sh", checkout, "--nodes=2", "--comment=a b", "--", *FLAGS)
-  assert setup == ["bash", "launch/setup.sh"] and folder == ["mkdir", "-p", "runs"]
+  assert setup == ["env", "EXTRAS=", "bash", "launch/setup.sh"]
+  assert folder == ["mkdir", "-p", "runs"]
   assert command == ["sbatch", "--nodes=2", "--comment=a b", "launch/slurm.sbatch", *FLAGS]
 
 

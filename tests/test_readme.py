@@ -132,7 +132,8 @@ def test_commands_have_the_flags_that_documents_show():
           ).stdout  # fmt: skip
         for flag in re.findall(r"--(\w+)(?![\w.]*\.)", flags):
           assert re.search(rf"--(\[no\])?{flag}:", known[module]), (module, flag)
-  assert set(known) == {f"crate_jax.{x}" for x in ("main", "prepare", "evaluate", "generate")}
+  commands = ("main", "prepare", "evaluate", "generate", "checkpoints")
+  assert set(known) == {f"crate_jax.{x}" for x in commands}
 
 
 def test_files_that_documents_name_are_there():

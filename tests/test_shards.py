@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from crate_jax.data import shards
+from crate_jax.data import seal, shards
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 
@@ -33,7 +33,7 @@ def prepared(tmp_path):
     "tokenizer": {"sha256": tokenizer.digest()},
     "splits": {"train": {"shards": entries}},
   }
-  (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+  (tmp_path / "manifest.json").write_text(json.dumps(seal.sealed(manifest)))
   return tmp_path, np.concatenate(streams)
 
 
@@ -135,14 +135,33 @@ def test_the_wrong_tokenizer_is_refused(prepared):
   [
     ("{", "is not a manifest of prepared data"),
     ("[]", "is not a manifest of prepared data"),
-    ('{"format": 1, "splits": {"train": {"shards": [{"file": "x"}]}}}', "is not a manifest"),
-    ('{"format": 9}', "is of format 9, and this version reads 1"),
+    (
+      '{"format": 2, "splits": {"train": {"shards": []}}}',
+      "does not have the SHA-256 that it names",
+    ),
+    (
+      json.dumps(seal.sealed({"format": 2, "splits": {"train": {"shards": [{"file": "x"}]}}})),
+      "is not a manifest",
+    ),
+    (json.dumps(seal.sealed({"format": 2})), "is not a manifest"),
+    ('{"format": 9}', "is of format 9, and this version reads 2"),
   ],
 )
 def test_a_manifest_that_is_none_is_refused(tmp_path, text, sentence):
   (tmp_path / "manifest.json").write_text(text)
   with pytest.raises(UserError, match=sentence):
     shards.Prepared(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["../x.safetensors", "/x.safetensors", "train/link"])
+def test_a_shard_outside_of_the_folder_is_refused(file, prepared):
+  folder, _ = prepared
+  manifest = json.loads((folder / "manifest.json").read_text())
+  (folder / "train" / "link").symlink_to(folder / manifest["splits"]["train"]["shards"][0]["file"])
+  manifest["splits"]["train"]["shards"][0]["file"] = file
+  (folder / "manifest.json").write_text(json.dumps(seal.sealed(manifest)))
+  with pytest.raises(UserError, match="is not a file of that folder"):
+    shards.Prepared(folder)
 
 
 def test_a_folder_that_is_not_prepared_says_what_prepares_it(tmp_path):

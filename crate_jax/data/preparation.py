@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crate_jax.data import shards, sources, splits
+from crate_jax.data import seal, shards, sources, splits
 from crate_jax.data.sources import Part, Record, Source
 from crate_jax.data.splits import Selection
 from crate_jax.data.tokenizer import Tokenizer, make_tokenizer
@@ -255,6 +255,7 @@ class Preparation:
           f"records {said['empty']} are empty, {said['duplicates']} stand in the validation set, "
           f"and {said['quarantined']} are no documents (see {self.out / QUARANTINE})."
         )
+    manifest = seal.sealed(manifest)
     shards.write_bytes(self.out / shards.MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
     self.clean()
     return manifest

@@ -1,6 +1,6 @@
 """Prepared data: a folder of token shards that any context length reads at random.
 
-  manifest.json               counts, digests, tokenizer and source of everything below
+  manifest.json               counts, digests, tokenizer and source of everything below, sealed
   tokenizer.json              what made the tokens
   train/PART-SHARD.safetensors, validation/...
   quarantine.jsonl            records that are no documents, if there were any
@@ -27,10 +27,11 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
+from crate_jax.data import seal
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 BLOCK = 4096  # tokens that are checked together: little to read around a window, little to keep
@@ -225,10 +226,22 @@ def read_manifest(folder: Path, key: str) -> dict[str, Any]:
   try:
     manifest = json.loads(path.read_text())
     if manifest["format"] != FORMAT:
-      raise UserError(f"{path} is of format {manifest['format']}, and this version reads {FORMAT}.")
+      raise UserError(
+        f"{path} is of format {manifest['format']!r}, and this version reads {FORMAT}: prepare the "
+        "text again."
+      )
+    if not seal.is_whole(manifest):
+      raise UserError(f"{path} is damaged: it does not have the SHA-256 that it names.")
     for split in manifest["splits"].values():
-      [Shard(**entry) for entry in split["shards"]]
+      for shard in [Shard(**entry) for entry in split["shards"]]:
+        _check_inside(folder, shard.file)
     manifest["tokenizer"]["sha256"]
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise UserError(f"{path} is not a manifest of prepared data: {error!r}.") from error
   return manifest
+
+
+def _check_inside(folder: Path, file: str) -> None:
+  """Refuses a shard that lies elsewhere: what is prepared is one folder."""
+  if Path(file).is_absolute() or ".." in Path(file).parts or (folder / file).is_symlink():
+    raise UserError(f"{folder / MANIFEST} names {file}, which is not a file of that folder.")

@@ -2,9 +2,9 @@
 
 import contextlib
 import functools
-import hashlib
 import json
 import math
+import os
 import re
 import shutil
 import sys
@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
 from crate_jax.config import CheckpointConfig
+from crate_jax.data import seal
 from crate_jax.errors import UserError
 from crate_jax.training import processes, report
 from crate_jax.training.digest import digests
@@ -40,20 +41,17 @@ class Checkpoints:
   """
 
   def __init__(self, workdir: Path, config: CheckpointConfig | None = None) -> None:
-    options: dict[str, Any] = {"enable_async_checkpointing": False}
-    if config:
-      options = {"max_to_keep": config.keep}
-    elif jax.process_count() > 1:
-      # Each process reads by itself: one that cannot must not leave the others waiting inside.
-      me = jax.process_index()
-      alone = ocp.options.MultiprocessingOptions(me, {me}, barrier_sync_key_prefix=f"reader{me}")
-      options |= {"create": False, "multiprocessing_options": alone}
-    self._workdir = workdir
-    self._manager = ocp.CheckpointManager(
-      directory(workdir),
-      options=ocp.CheckpointManagerOptions(**options),
-      item_names=("params", "optimizer", "meta"),
+    self._workdir, self._config = workdir, config
+
+  @functools.cached_property
+  def _manager(self) -> ocp.CheckpointManager:
+    """What writes; it is not asked to read, because one damaged step is too much for it."""
+    config = self._config
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=config.keep if config else None, enable_async_checkpointing=config is not None
     )
+    names = ("params", "optimizer", "meta")
+    return ocp.CheckpointManager(directory(self._workdir), options=options, item_names=names)
 
   def save(self, state: TrainState, meta: dict[str, Any]) -> None:
     """Starts to save a state under its step; returns once the state may be donated.
@@ -70,7 +68,7 @@ class Checkpoints:
     args = ocp.args.Composite(
       params=ocp.args.StandardSave(state.params),
       optimizer=ocp.args.StandardSave(state.opt_state),
-      meta=ocp.args.JsonSave(_sealed({"step": step, **meta, "digests": sums})),
+      meta=ocp.args.JsonSave(seal.sealed({"step": step, **meta, "digests": sums})),
     )
     with self._writing():
       self._manager.save(step, args=args)
@@ -80,7 +78,7 @@ class Checkpoints:
     sums = {"params": digests(jax.device_put(params))}
     args = ocp.args.Composite(
       params=ocp.args.StandardSave(params),
-      meta=ocp.args.JsonSave(_sealed({"step": step, **meta, "digests": sums})),
+      meta=ocp.args.JsonSave(seal.sealed({"step": step, **meta, "digests": sums})),
     )
     with self._writing():
       self._manager.save(step, args=args)
@@ -113,15 +111,13 @@ class Checkpoints:
 
     def read() -> dict[str, Any]:
       _check_files(self._folder(step))
-      args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-      sealed = self._manager.restore(step, args=args)["meta"]
-      if not isinstance(sealed, dict) or sealed.get("step") != step:
+      meta = json.loads((folder / "metadata").read_text())  # as Orbax's JsonSave names it
+      if not isinstance(meta, dict) or meta.get("step") != step:
         raise Damaged(f"{folder} is not that of step {step}")
-      meta = {key: value for key, value in sealed.items() if key != "sha256"}
       # Those of version 0.1.0 have neither digests nor a seal.
-      if sealed != (_sealed(meta) if set(sealed) & {"digests", "sha256"} else meta):
+      if set(meta) & {"digests", seal.KEY} and not seal.is_whole(meta):
         raise Damaged(f"{folder} does not have the SHA-256 that it names")
-      return meta
+      return {key: value for key, value in meta.items() if key != seal.KEY}
 
     return _read_by_all(folder, read)
 
@@ -148,7 +144,12 @@ class Checkpoints:
 
     _check_shapes(self._folder(step, name), like)
     args = ocp.args.StandardRestore(jax.tree.map(placed, like))
-    return self._manager.restore(step, args=ocp.args.Composite(**{name: args}))[name]
+    # Each process reads by itself: one that cannot must not leave the others waiting inside.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(me, {me}, barrier_sync_key_prefix=f"reader{me}")
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as reader:
+      return reader.restore(self._folder(step, name), args=args)
 
   def _folder(self, step: int, item: str = "") -> Path:
     return directory(self._workdir) / str(step) / item
@@ -172,6 +173,8 @@ class Checkpoints:
 
   def __exit__(self, *exception: object) -> None:
     """Waits until everything is on disk, whatever ended the run."""
+    if "_manager" not in self.__dict__:  # nothing was written
+      return
     with self._writing() if exception[0] is None else contextlib.suppress(Exception):
       self._manager.wait_until_finished()
     with contextlib.suppress(Exception):  # says the same again
@@ -196,7 +199,7 @@ def _read_by_all(what: Path, read: Callable[[], T]) -> T:
     found = read()
   except Damaged as error:
     damage = error
-  except MemoryError:
+  except (UserError, MemoryError):
     raise
   except Exception as error:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -231,17 +234,12 @@ def _check_shapes(folder: Path, like: Any) -> None:
   sizes = sorted((tuple(x.shape), str(x.dtype)) for x in jax.tree.leaves(like))
   if sorted((tuple(x.shape), str(x.dtype)) for x in found) != sizes:
     raise Damaged(f"{folder} holds arrays of other shapes than its config says")
-  there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
   asked = sum(math.prod(shape) * jax.numpy.dtype(kind).itemsize for shape, kind in sizes)
-  if asked > 10_000 * there:  # even zeros are not packed so densely
-    raise Damaged(f"{folder} is to hold {asked:,} bytes of arrays in {there:,} bytes of files")
-
-
-def _sealed(meta: dict[str, Any]) -> dict[str, Any]:
-  """With the SHA-256 of itself, as JSON gives it back."""
-  meta = json.loads(json.dumps(meta))
-  text = json.dumps(meta, sort_keys=True)
-  return meta | {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+  there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+  if asked > there:
+    raise UserError(
+      f"{folder} holds {report.size(asked)} of arrays; there are {report.size(there)} of memory."
+    )
 
 
 def read_newest(

@@ -174,11 +174,12 @@ def _train(
         stop = stopping.now() and not last
         score = last or (step % c.evaluation.every_steps == 0 and not stop)
         save = last or stop or policy.due(step)
-        if score or save or reporter.refused_in_a_row >= c.train.max_refused:
+        diverged = reporter.refused_in_a_row >= c.train.max_refused
+        if score or save or diverged:
           reporter.flush()
           if reporter.steps < step:  # this update was refused: nothing is new
             step, score, save = reporter.steps, False, stop
-        if reporter.refused_in_a_row >= c.train.max_refused:
+        if diverged or reporter.refused_in_a_row >= c.train.max_refused:
           raise _Diverged(reporter.steps, examples, reporter.skipped)
         if score:
           with clock.paused():
@@ -203,7 +204,7 @@ def _train(
     nonlocal gone_back_to
     newest = max(checkpoint.steps(workdir), default=0)
     count, at = c.train.max_refused, diverged.step
-    what = f"{count} updates in a row after step {at:,} were not finite, so none was applied"
+    what = f"{count} updates in a row were not finite and not applied, at step {at:,}"
     if newest == gone_back_to:
       raise UserError(
         f"{what}, again after going back to step {newest:,}: lower optimizer.learning_rate."
