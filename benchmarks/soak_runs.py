@@ -269,19 +269,17 @@ cli.run(main.main, required=["config", "workdir"])
 
 
 def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
-  """Makes the loss NaN at one batch, at more in a row than `in_a_row` may be, and for ever."""
+  """Makes the loss NaN at one batch, at as many in a row as are too many, and for ever."""
   from crate_jax.training import workdir as files
 
   metrics = files.read_metrics(straight(folder))
   hashes = [line["batch_hash"] for line in metrics if "batch_hash" in line]
-  many = (
-    in_a_row + 1
-  )  # one more is under way when there are too many: they go back if it is bad too
   since = (BAD - 1) % EVERY  # updates between the newest checkpoint and the first bad batch
   cases = {
     "one batch": (hashes[BAD - 1 : BAD], "those", 1),
-    f"{many} batches in a row": (hashes[BAD - 1 : BAD - 1 + many], "those", many),
-    "every batch from one on": (hashes[: BAD - 1], "others", 2 * many),
+    f"{in_a_row} batches in a row": (hashes[BAD - 1 : BAD - 1 + in_a_row], "those", in_a_row),
+    # Of the update that is under way when there are too many one more is refused, each time.
+    "every batch from one on": (hashes[: BAD - 1], "others", 2 * (in_a_row + 1)),
   }
   rows = []
   for what, (listed, which, refusals) in cases.items():

@@ -1,5 +1,6 @@
 """One writer to a run's folder at a time."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -81,7 +82,8 @@ def _refusal(workdir: Path) -> str:
 
 
 def _let_go(workdir: Path, file: int) -> None:
-  if not set(os.listdir(workdir)) - {LOCK}:  # a run that wrote nothing leaves nothing
-    (workdir / LOCK).unlink()
-    workdir.rmdir()
+  with contextlib.suppress(OSError):  # it may have been taken away in the meantime
+    if not set(os.listdir(workdir)) - {LOCK}:  # a run that wrote nothing leaves nothing
+      (workdir / LOCK).unlink()
+      workdir.rmdir()
   os.close(file)
