@@ -20,5 +20,6 @@ def test_every_config_builds_a_step_that_keeps_its_state(module, argument):
   batch = jax.ShapeDtypeStruct((c.train.batch_size, c.model.context + 1), jnp.int32)
   after, metrics = jax.eval_shape(pieces.update, state, batch)
   assert after == state
-  shapes = dict.fromkeys(("loss", "grad_norm", "learning_rate"), ()) | {"batch_hash": (2,)}
+  scalars = ("loss", "grad_norm", "learning_rate", "applied")
+  shapes = dict.fromkeys(scalars, ()) | {"batch_hash": (2,)}
   assert {name: m.shape for name, m in metrics.items()} == shapes
