@@ -6,6 +6,8 @@ ISTA takes five products with the dictionary (Bai and Ma 2025, arXiv 2410.16443,
 attention is scaled_dot_product_attention, and the logits of a batch exist whole.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,11 +22,12 @@ class CrateBlock(nn.Module):
     super().__init__()
     self.heads = heads
     self.prenorm_1, self.prenorm_2 = nn.LayerNorm(d), nn.LayerNorm(d)
-    self.attn = nn.ModuleDict({"c_attn": nn.Linear(d, d, bias=False), "c_proj": nn.Linear(d, d)})
+    c_attn, c_proj = nn.Linear(d, d, bias=False), nn.Linear(d, d)
+    nn.init.normal_(c_attn.weight, std=0.02)
+    nn.init.normal_(c_proj.weight, std=0.02 / (2 * layers) ** 0.5)
+    nn.init.zeros_(c_proj.bias)
+    self.attn = nn.ModuleDict({"c_attn": c_attn, "c_proj": c_proj})
     self.ista = nn.ParameterDict({"weight": nn.Parameter(torch.empty(4 * d, d))})
-    nn.init.normal_(self.attn["c_attn"].weight, std=0.02)
-    nn.init.normal_(self.attn["c_proj"].weight, std=0.02 / (2 * layers) ** 0.5)
-    nn.init.zeros_(self.attn["c_proj"].bias)
     nn.init.kaiming_uniform_(self.ista["weight"])
 
   def forward(self, x: Tensor) -> Tensor:
@@ -76,18 +79,14 @@ class Model(nn.Module):
   ) -> None:
     super().__init__()
     torch.manual_seed(0)
-    self.transformer = nn.ModuleDict(
-      {
-        "wte": nn.Embedding(vocab, d),
-        "wpe": nn.Embedding(context, d),
-        "h": nn.ModuleList(block(d, heads, layers) for _ in range(layers)),
-        "ln_f": nn.LayerNorm(d, bias=block is CrateBlock),
-      }
-    )
+    wte, wpe = nn.Embedding(vocab, d), nn.Embedding(context, d)
+    h = nn.ModuleList(block(d, heads, layers) for _ in range(layers))
+    ln_f = nn.LayerNorm(d, bias=block is CrateBlock)
+    self.transformer: Any = nn.ModuleDict({"wte": wte, "wpe": wpe, "h": h, "ln_f": ln_f})
     self.lm_head = nn.Linear(d, vocab, bias=False)
     nn.init.normal_(self.lm_head.weight, std=0.02)
-    nn.init.normal_(self.transformer["wpe"].weight, std=0.02)
-    self.transformer["wte"].weight = self.lm_head.weight
+    nn.init.normal_(wpe.weight, std=0.02)
+    wte.weight = self.lm_head.weight
 
   def forward(self, tokens: Tensor) -> Tensor:
     """Logits, (B, T, vocab)."""

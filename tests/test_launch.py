@@ -472,9 +472,12 @@ def test_processes_end_with_the_first_failure(plan, code, ready, tmp_path):
 def test_processes_get_the_signal(number, code, ready, tmp_path):
   (ready / "stub.py").write_text(PROCESSES)
   command = ["bash", str(ready / "launch" / "multiprocess.sh"), "3", "--plan=60:0,60:0,60:0"]
+  # A shell's job in the background ignores Ctrl-C, and so would all that these tests start there.
+  hears = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL)"
+  hears += "; os.execvp(sys.argv[1], sys.argv[1:])"
   script = subprocess.Popen(
-    command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background
+    [sys.executable, "-c", hears, *command],
+    stdout=subprocess.PIPE, text=True, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
   )  # fmt: skip
   try:
     _until(lambda: all((ready / f"started.{i}").exists() for i in range(3)))

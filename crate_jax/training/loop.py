@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config, Configuration
@@ -125,6 +127,18 @@ def _train(
       checkpoint.set_aside(workdir, after=0)
     point = _Point(_begin(program, c), 0, 0)
   layout, rows = program.batch_sharding, c.train.batch_size
+
+  def batches_from(examples: int) -> Iterator[np.ndarray]:
+    return pipeline.batches(
+      corpus.train,
+      context=c.model.context,
+      batch_size=rows,
+      seed=c.seed,
+      examples=examples,
+      rows=sharding.own_rows(layout, rows).tolist(),
+    )
+
+  batches = batches_from(point.examples)  # refuses a text that is too short, and nothing is written
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)
   watchdog = Watchdog(c.train.stall_minutes)
@@ -140,18 +154,10 @@ def _train(
   axes = lm.logical_axes(program.model)
   description = {"config": config_lib.to_dict(c), "data": corpus.facts, "axes": axes}
 
-  def advance(start: _Point) -> _Point:
-    """Trains to the end from a point."""
+  def advance(start: _Point, batches: Iterator[np.ndarray]) -> _Point:
+    """Trains to the end from a point, on the batches that follow it."""
     nonlocal val_loss
     state, examples = start.state, start.examples
-    batches = pipeline.batches(
-      corpus.train,
-      context=c.model.context,
-      batch_size=rows,
-      seed=c.seed,
-      examples=examples,
-      rows=sharding.own_rows(layout, rows).tolist(),
-    )
     step = int(state.step)  # once the updates under way are applied
     with (
       metrics.Reporter(workdir, c, step, clock, skipped=start.skipped, wandb=wandb) as reporter,
@@ -219,10 +225,11 @@ def _train(
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
     while True:
       try:
-        point = advance(point)
+        point = advance(point, batches)
         break
       except _Diverged as diverged:
         point = go_back(diverged)
+        batches = batches_from(point.examples)
   state, examples, step = point.state, point.examples, c.train.steps
 
   # --- The end ----------------------------------------------------------------------------
