@@ -315,6 +315,7 @@ def test_an_update_that_is_not_finite_is_passed_over(small, tmp_path, monkeypatc
   assert steps == list(range(1, 11)) and int(final_state(small, tmp_path).step) == 10
 
 
+@pytest.mark.slow
 def test_many_in_a_row_go_back_and_pass_over_the_batches(small, tmp_path, monkeypatch, capsys):
   small.train.max_refused = 3
   poison(monkeypatch, {7, 8, 9})  # one more is under way when three are seen
@@ -329,6 +330,7 @@ def test_many_in_a_row_go_back_and_pass_over_the_batches(small, tmp_path, monkey
   assert int(final_state(small, tmp_path).step) == 10
 
 
+@pytest.mark.slow
 def test_a_run_that_stays_bad_stops(small, tmp_path, monkeypatch):
   small.train.max_refused = 3
   poison(monkeypatch, range(7, 1000))
