@@ -217,6 +217,8 @@ def _train(
       )
     step, state = _restore(workdir, program) if newest else (0, _begin(program, c))
     gone_back_to = step
+    if report.is_lead():
+      checkpoint.set_aside(workdir, after=step)  # what is past it is damaged
     report.say(f"{what}: going back to step {step:,}, and past the batches since")
     return _Point(state, diverged.examples, diverged.skipped + diverged.step - step)
 
