@@ -263,6 +263,15 @@ def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_pat
     loop.train(small, tmp_path / "run")
 
 
+def damage(workdir, step):
+  """Flips a bit of a checkpoint's parameters."""
+  there = [p for p in (workdir / f"checkpoints/{step}/params").rglob("*") if p.is_file()]
+  largest = max(there, key=lambda p: p.stat().st_size)
+  raw = bytearray(largest.read_bytes())
+  raw[len(raw) // 2] ^= 1
+  largest.write_bytes(raw)
+
+
 def test_a_damaged_checkpoint_is_gone_back_from(small, tmp_path, monkeypatch, capfd):
   small.checkpoint.every_steps = 3
   loop.train(small, tmp_path / "straight")
@@ -270,11 +279,7 @@ def test_a_damaged_checkpoint_is_gone_back_from(small, tmp_path, monkeypatch, ca
     stop_after(patch, 8)
     with pytest.raises(Stop):
       loop.train(small, tmp_path / "run")
-  files_of_6 = [p for p in (tmp_path / "run/checkpoints/6/params").rglob("*") if p.is_file()]
-  largest = max(files_of_6, key=lambda p: p.stat().st_size)
-  raw = bytearray(largest.read_bytes())
-  raw[len(raw) // 2] ^= 1
-  largest.write_bytes(raw)
+  damage(tmp_path / "run", 6)
   loop.train(small, tmp_path / "run")
   said = capfd.readouterr()
   assert "The checkpoint of step 6 is damaged: " in said.err and "resumed at step 3" in said.out
@@ -338,3 +343,21 @@ def test_a_run_that_stays_bad_stops(small, tmp_path, monkeypatch):
     loop.train(small, tmp_path)
   assert checkpoint.steps(tmp_path) == [5]
   assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(final_state(small, tmp_path)))
+
+
+@pytest.mark.slow
+def test_what_is_damaged_when_a_run_goes_back_is_saved_again(small, tmp_path, monkeypatch):
+  small.train.max_refused, small.checkpoint.every_steps = 3, 3
+  poison(monkeypatch, {7, 8, 9})
+  restore = loop._restore
+
+  def damaged_first(workdir, program):
+    damage(workdir, 6)
+    return restore(workdir, program)
+
+  monkeypatch.setattr(loop, "_restore", damaged_first)
+  loop.train(small, tmp_path)
+  assert [p.name for p in (tmp_path / "damaged").iterdir()] == ["6"]
+  assert checkpoint.steps(tmp_path) == [6, 9, 10]
+  with checkpoint.Checkpoints(tmp_path) as store:
+    assert store.restore(6, final_state(small, tmp_path)).step == 6
