@@ -32,7 +32,7 @@ def main() -> None:
       size = report.size(sum(path.stat().st_size for path in files if path.is_file()))
       try:
         meta = _read(store, step)
-        what = f"{meta['config']['model']['architecture']}"
+        what = meta["config"]["model"]["architecture"]
         if "examples" in meta:
           what += f", {meta['examples'] * meta['config']['model']['context']:,} tokens drawn"
         if meta.get("skipped"):

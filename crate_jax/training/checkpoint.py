@@ -56,32 +56,23 @@ class Checkpoints:
   def save(self, state: TrainState, meta: dict[str, Any]) -> None:
     """Starts to save a state under its step; returns once the state may be donated.
 
-    One that is saved already is left as it is.
+    One that is saved already is left as it is (Orbax saves none but later steps).
 
     Raises:
       UserError: this or the save before it could not be written.
     """
-    step = int(state.step)
-    if step in self._manager.all_steps():
-      return
-    sums = {"params": digests(state.params), "optimizer": digests(state.opt_state)}
-    args = ocp.args.Composite(
-      params=ocp.args.StandardSave(state.params),
-      optimizer=ocp.args.StandardSave(state.opt_state),
-      meta=ocp.args.JsonSave(seal.sealed({"step": step, **meta, "digests": sums})),
-    )
-    with self._writing():
-      self._manager.save(step, args=args)
+    self._save(int(state.step), {"params": state.params, "optimizer": state.opt_state}, meta)
 
   def save_params(self, step: int, params: Any, meta: dict[str, Any]) -> None:
     """Saves parameters that have no optimizer state, because they were trained elsewhere."""
-    sums = {"params": digests(jax.device_put(params))}
-    args = ocp.args.Composite(
-      params=ocp.args.StandardSave(params),
-      meta=ocp.args.JsonSave(seal.sealed({"step": step, **meta, "digests": sums})),
-    )
+    self._save(step, {"params": jax.device_put(params)}, meta)
+
+  def _save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
+    sums = {name: digests(tree) for name, tree in items.items()}
+    described = seal.sealed({"step": step, **meta, "digests": sums})
+    args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     with self._writing():
-      self._manager.save(step, args=args)
+      self._manager.save(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(described)))
 
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a step, with the shapes, types and shardings of `like`, as `restore_params`.
