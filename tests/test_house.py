@@ -48,7 +48,7 @@ def test_no_file_names_a_path_of_one_machine():
 def test_every_test_module_is_named_after_what_it_tests():
   folders = ("crate_jax", "benchmarks")
   modules = {p.stem for folder in folders for p in (conftest.ROOT / folder).rglob("*.py")}
-  modules |= {"house", "launch", "benchmarks", "notebook", "readme"}
+  modules |= {"house", "launch", "multiprocess", "benchmarks", "notebook", "readme"}
   tests = {p.stem.removeprefix("test_") for p in (conftest.ROOT / "tests").glob("test_*.py")}
   assert tests <= modules
 
