@@ -55,6 +55,8 @@ OUT = flags.DEFINE_string("out", "", "Folder of the table; made if it is not the
 
 def main() -> None:
   """Runs what is not finished, and reports all."""
+  from crate_jax.training import report
+
   for name in ONLY.value:
     if name not in EXPERIMENTS:
       raise flags.Error(f"--only={name} is not one of: {', '.join(EXPERIMENTS)}.")
@@ -69,7 +71,8 @@ def main() -> None:
     began = time.monotonic()
     rows = experiment(folder, *([] if tries is None else [max(1, round(tries * SHARE.value))]))
     seconds = time.monotonic() - began
-    results[name] = {"seconds": seconds, "rows": [row._asdict() for row in rows]}
+    facts = {"seconds": seconds, "commit": report.environment()["commit"]}
+    results[name] = {**facts, "rows": [row._asdict() for row in rows]}
     path.write_text(json.dumps(results, indent=2) + "\n")
     for row in rows:
       print(f"{name}: {row.kept} of {row.tried}: {row.what}; {row.notes}", flush=True)
@@ -88,8 +91,15 @@ def _report(results: dict[str, Any]) -> None:
       lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
       bad += [name] * (row["kept"] < row["tried"])
   facts = {"command": " ".join(["python", *sys.argv]), **report.environment()}
-  spent = ", ".join(f"{name} {report.duration(r['seconds'])}" for name, r in results.items())
-  lines += ["", f"Time: {spent}.", "", *(f"{key}: {value}  " for key, value in facts.items())]
+  spent = [
+    f"{name} {report.duration(r['seconds'])} at {r['commit'][:7]}" for name, r in results.items()
+  ]
+  lines += [
+    "",
+    f"Time, and commit: {', '.join(spent)}.",
+    "",
+    *(f"{key}: {value}  " for key, value in facts.items()),
+  ]
   print("\n".join(lines))
   if OUT.value:
     out = Path(OUT.value)

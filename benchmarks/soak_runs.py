@@ -1,5 +1,6 @@
 """Training that is killed, stopped, raced, starved of disk and fed NaN, for benchmarks/soak.py."""
 
+import itertools
 import json
 import os
 import random
@@ -230,11 +231,12 @@ def _size(folder: Path) -> int:
 
 
 BAD = 13  # the first step whose batch makes the loss NaN
-# The command, with a loss that is NaN on some batches; notes of every update whether it was applied
-# and whether it left the state as it was. Arguments: file of the notes; hashes of batches as JSON;
-# "those" or "others", whichever are bad; then those of the command.
+# The command, with a loss that is NaN on some batches; process 0 notes of every update whether it
+# was applied and whether it left the state as it was. Arguments: file of the notes; hashes of
+# batches as JSON; "those" or "others", whichever are bad; then those of the command.
 POISONED = """
-import dataclasses, json, sys
+import dataclasses, json, os, sys
+import jax
 import jax.numpy as jnp
 import numpy as np
 from crate_jax import cli, main
@@ -258,7 +260,7 @@ def watched(program, config):
     before = digest.digests((state.params, state.opt_state, state.step))
     state, metrics = measured.update(state, batch)
     same = digest.digests((state.params, state.opt_state, state.step)) == before
-    with open(notes, "a") as file:
+    with open(notes if jax.process_index() == 0 else os.devnull, "a") as file:
       file.write(json.dumps([bool(metrics["applied"]), same]) + chr(10))
     return state, metrics
   return dataclasses.replace(measured, update=update)
@@ -268,7 +270,7 @@ cli.run(main.main, required=["config", "workdir"])
 """
 
 
-def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
+def numbers(folder: Path, processes: Sequence[int] = (1, 2), in_a_row: int = 3) -> list[Row]:
   """Makes the loss NaN at one batch, at as many in a row as are too many, and for ever."""
   from crate_jax.training import workdir as files
 
@@ -282,12 +284,13 @@ def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
     "every batch from one on": (hashes[: BAD - 1], "others", 2 * (in_a_row + 1)),
   }
   rows = []
-  for what, (listed, which, refusals) in cases.items():
-    run, bad = fresh(folder / f"numbers-{what.replace(' ', '-')}"), list[str]()
+  for size, (what, (listed, which, refusals)) in itertools.product(processes, cases.items()):
+    run, bad = fresh(folder / f"numbers-{size}-{what.replace(' ', '-')}"), list[str]()
     notes = folder / f"{run.name}.jsonl"
     notes.unlink(missing_ok=True)
     command = ("-c", POISONED, str(notes), json.dumps(listed), which)
-    job = start(folder, run, f"--config.train.max_refused={in_a_row}", command=command)
+    most = f"--config.train.max_refused={in_a_row}"
+    job = start(folder, run, most, command=command, count=size)
     codes, said = finish(job), job.said()
     updates = (
       [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
@@ -303,11 +306,11 @@ def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
     if back != (refusals > 1):
       bad.append(f"it {'goes' if back else 'does not go'} back")
     if which == "others":
-      if codes != [1] or "again after going back" not in job.error():
+      if codes != [1] * size or "again after going back" not in job.error():
         bad.append(f"exit {codes}: {job.error()}")
       if not verified(run):
         bad.append(f"its checkpoints {saved(run)} do not verify")
-    elif codes != [0]:
+    elif any(codes):
       bad.append(f"exit {codes}: {job.error()}")
     else:
       meta = files.read_meta(run)
@@ -317,5 +320,7 @@ def numbers(folder: Path, in_a_row: int = 3) -> list[Row]:
       if examples != (step + skipped) * ROWS:
         bad.append(f"{examples / ROWS:g} batches drawn are not {step} steps and {skipped} skipped")
     note = f"{len(refused)} updates refused; status {codes[0]}" + "; it went back" * back
-    rows.append(row(f"NaN at {what}, train.max_refused={in_a_row}", 1, _joined(bad), note))
+    many = f", {size} processes" if size > 1 else ""
+    told = f"NaN at {what}, train.max_refused={in_a_row}{many}"
+    rows.append(row(told, 1, _joined(bad), note))
   return rows

@@ -34,6 +34,7 @@ BEAM = flags.DEFINE_string("beam", None, "Options of an Apache Beam pipeline to 
 def main() -> None:
   """Prepares."""
   from crate_jax import config as config_lib  # not before: --help and wrong flags answer at once
+  from crate_jax import lock
   from crate_jax.data import local, preparation
 
   config_lib.resolve(CONFIG.value, vocab_size=1)  # wrong keys are named before any text is read
@@ -50,12 +51,15 @@ def main() -> None:
   )
   if work.finished:
     print(f"{out} is prepared already:")
-  if BEAM.value is None:
-    manifest = local.prepare(work)
-  else:
-    from crate_jax.data import beam
+    _report(out, local.prepare(work))
+    return
+  with lock.held(out / preparation.PROGRESS, f"--out={out}"):  # it goes with what is under way
+    if BEAM.value is None:
+      manifest = local.prepare(work)
+    else:
+      from crate_jax.data import beam
 
-    manifest = beam.prepare(work, BEAM.value.split())
+      manifest = beam.prepare(work, BEAM.value.split())
   _report(out, manifest)
 
 

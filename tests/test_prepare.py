@@ -5,6 +5,9 @@ import json
 import pytest
 from test_main import command
 
+from crate_jax import lock
+from crate_jax.data import preparation
+
 
 def flags(text, out, *more):
   return (
@@ -36,6 +39,16 @@ def test_prepare_then_train_then_evaluate(text, tmp_path):
   result = json.loads((tmp_path / "run" / "result.json").read_text())
   assert result["data"]["train_tokens"] == there["tokens"]
   assert "nats per token" in command("evaluate", workdir).stdout
+
+
+def test_a_second_preparation_of_a_folder_is_refused_and_told_by_whom(text, tmp_path):
+  out = tmp_path / "data"
+  with lock.held(out / preparation.PROGRESS, "it"):
+    failed = command("prepare", *flags(text, out, "--config.data.validation_fraction=0.3"))
+  assert failed.returncode == 1 and f"--out={out} is being written to by process " in failed.stderr
+  done = command("prepare", *flags(text, out, "--config.data.validation_fraction=0.3"))
+  assert done.returncode == 0, done.stderr
+  assert not (out / preparation.PROGRESS).exists()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from crate_jax.model import lm
 from crate_jax.training import (
   checkpoint,
   curve,
-  lock,
   metrics,
   plan,
   processes,
@@ -74,7 +73,7 @@ def train(
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   profiler = Profiler.parse(workdir, profile)
-  with contextlib.nullcontext() if dry_run else lock.only_writer(workdir):
+  with contextlib.nullcontext() if dry_run else files.only_writer(workdir):
     return _train(config, workdir, wandb, profiler, dry_run=dry_run)
 
 
@@ -208,6 +207,7 @@ def _train(
   def go_back(diverged: _Diverged) -> _Point:
     """To the newest checkpoint, or the beginning, with the batches drawn since passed over."""
     nonlocal gone_back_to
+    processes.agree(SHARED, str(checkpoint.steps(workdir)))
     newest = max(checkpoint.steps(workdir), default=0)
     count, at = c.train.max_refused, diverged.step
     what = f"{count} updates in a row were not finite and not applied, at step {at:,}"

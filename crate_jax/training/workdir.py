@@ -17,18 +17,21 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from crate_jax import config as config_lib
+from crate_jax import lock
 from crate_jax.config import Config, Configuration
 from crate_jax.data.pipeline import Corpus
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 from crate_jax.model import lm
-from crate_jax.training import checkpoint, optim
+from crate_jax.training import checkpoint, optim, processes, report
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -65,6 +68,27 @@ MAY_DIFFER = {
   "data.validation",
   "data.cache_dir",
 }
+
+
+@contextmanager
+def only_writer(workdir: Path) -> Iterator[None]:
+  """Holds the run's folder, which it makes, against every other run.
+
+  Of a job of several processes the first holds it for all.
+
+  Raises:
+    UserError: another run holds it.
+  """
+  with contextlib.ExitStack() as stack:
+    refusal = ""
+    if report.is_lead():
+      try:
+        stack.enter_context(lock.held(workdir, f"--workdir={workdir}"))
+      except (UserError, OSError) as error:
+        refusal = str(error).rstrip(".") + "."
+    if not processes.first_says(not refusal):
+      raise UserError(refusal or f"Process 0 may not write to {workdir}: it says why.")
+    yield
 
 
 def write_json(path: Path, value: Any) -> None:
