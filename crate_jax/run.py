@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -143,24 +143,31 @@ class Run:
     """How likely continuations are; see `evaluation.likelihood.likelihoods`."""
     return likelihood.likelihoods(self.model, self.params, requests, self.tokenizer.vocab_size)
 
+  @overload
+  def generate(self, prompt: str, length: int = ..., **options: Any) -> str: ...
+
+  @overload
+  def generate(self, prompt: Sequence[str], length: int = ..., **options: Any) -> list[str]: ...
+
   def generate(
     self,
-    prompt: str,
+    prompt: str | Sequence[str],
     length: int = 200,
     *,
     temperature: float = 0.8,
     top_k: int = 0,
     seed: int = 0,
     edits: Sequence[Edit] = (),
-  ) -> str:
+  ) -> str | list[str]:
     """The prompt and a continuation of `length` tokens; see `model.sampling.sample`.
 
-    An empty prompt starts a document, as after an end-of-text token. `edits` as in `logits`.
+    An empty prompt starts a document, as after an end-of-text token. Several prompts are continued
+    side by side. `edits` as in `logits`.
     """
-    ids = self.tokenizer.encode(prompt)
-    if not len(ids):
-      ids = np.array([self.tokenizer.end_of_text], np.int32)
-    tokens = sampling.sample(
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    start = np.array([self.tokenizer.end_of_text], np.int32)
+    ids = [tokens if len(tokens := self.tokenizer.encode(text)) else start for text in prompts]
+    samples = sampling.sample(
       self.model,
       self._variables(edits),
       ids,
@@ -170,7 +177,11 @@ class Run:
       top_k=top_k,
       vocab_size=self.tokenizer.vocab_size,
     )
-    return prompt + self.tokenizer.decode(tokens[len(ids) :])
+    written = [
+      text + self.tokenizer.decode(tokens[len(first) :])
+      for text, first, tokens in zip(prompts, ids, samples, strict=True)
+    ]
+    return written[0] if isinstance(prompt, str) else written
 
   def _checked(self, tokens_BT: np.ndarray) -> np.ndarray:
     """The tokens as int32, if they fit the model."""
