@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from crate_jax.training import checkpoint
 from crate_jax.training import workdir as files
 
 __all__ = ["Edit", "Run", "load"]
+
+Prompt = TypeVar("Prompt", str, list[str])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -143,26 +145,20 @@ class Run:
     """How likely continuations are; see `evaluation.likelihood.likelihoods`."""
     return likelihood.likelihoods(self.model, self.params, requests, self.tokenizer.vocab_size)
 
-  @overload
-  def generate(self, prompt: str, length: int = ..., **options: Any) -> str: ...
-
-  @overload
-  def generate(self, prompt: Sequence[str], length: int = ..., **options: Any) -> list[str]: ...
-
   def generate(
     self,
-    prompt: str | Sequence[str],
+    prompt: Prompt,
     length: int = 200,
     *,
     temperature: float = 0.8,
     top_k: int = 0,
     seed: int = 0,
     edits: Sequence[Edit] = (),
-  ) -> str | list[str]:
+  ) -> Prompt:
     """The prompt and a continuation of `length` tokens; see `model.sampling.sample`.
 
-    An empty prompt starts a document, as after an end-of-text token. Several prompts are continued
-    side by side. `edits` as in `logits`.
+    An empty prompt starts a document, as after an end-of-text token. A list of prompts is continued
+    side by side, and comes back as a list. `edits` as in `logits`.
     """
     prompts = [prompt] if isinstance(prompt, str) else prompt
     start = np.array([self.tokenizer.end_of_text], np.int32)
