@@ -70,6 +70,7 @@ def main() -> None:
     experiment, tries = EXPERIMENTS[name]
     began = time.monotonic()
     rows = experiment(folder, *([] if tries is None else [max(1, round(tries * SHARE.value))]))
+    rows = [row._replace(notes=row.notes.replace(str(folder), "WORKDIR")) for row in rows]
     seconds = time.monotonic() - began
     facts = {"seconds": seconds, "commit": report.environment()["commit"]}
     results[name] = {**facts, "rows": [row._asdict() for row in rows]}
