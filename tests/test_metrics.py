@@ -17,6 +17,11 @@ from crate_jax.model import flops
 from crate_jax.training import hardware, metrics
 
 
+EVALUATION = {
+  "val_loss": 2.5, "bits_per_byte": 1.5, "nonzero": [0.25, 0.5], "eta_sigma2": [1.75, 2.5]
+}  # fmt: skip
+
+
 def report(workdir, config, first, last):
   """Steps first + 1 to last of a run whose loss at step s is 1 / s, and an evaluation."""
   clock = metrics.Clock({})
@@ -26,10 +31,10 @@ def report(workdir, config, first, last):
       values["batch_hash"] = jnp.array([step, 255], jnp.uint32)
       reporter.note(8 * step, {**values, "applied": jnp.asarray(True)})
     reporter.flush()
-    reporter.evaluation(
-      last,
-      {"val_loss": 2.5, "bits_per_byte": 1.5, "nonzero": [0.25, 0.5], "eta_sigma2": [1.75, 2.5]},
-    )
+    reporter.evaluation(last, EVALUATION)
+    # On disk already: a checkpoint may follow, and then a kill.
+    *_, line = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line) == {"step": last, **EVALUATION}
 
 
 @pytest.fixture
