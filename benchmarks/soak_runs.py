@@ -230,7 +230,6 @@ def _size(folder: Path) -> int:
   return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-BAD = 13  # the first step whose batch makes the loss NaN
 # The command, with a loss that is NaN on some batches; process 0 notes of every update whether it
 # was applied and whether it left the state as it was. Arguments: file of the notes; hashes of
 # batches as JSON; "those" or "others", whichever are bad; then those of the command.
@@ -270,26 +269,39 @@ cli.run(main.main, required=["config", "workdir"])
 """
 
 
-def numbers(folder: Path, processes: Sequence[int] = (1, 2), in_a_row: int = 3) -> list[Row]:
-  """Makes the loss NaN at one batch, at as many in a row as are too many, and for ever."""
+BAD = 13  # the first step whose batch makes the loss NaN
+IN_A_ROW = 3  # updates that are too many
+NANS = ("one batch", f"{IN_A_ROW} batches in a row", "every batch from one on")
+
+
+def numbers(
+  folder: Path, tried: Sequence[tuple[int, str]] = tuple(itertools.product((1, 2), NANS))
+) -> list[Row]:
+  """Makes the loss NaN at one batch, at as many in a row as are too many, and for ever.
+
+  Args:
+    folder: that of the experiments.
+    tried: numbers of processes, each with one of `NANS`.
+  """
   from crate_jax.training import workdir as files
 
   metrics = files.read_metrics(straight(folder))
   hashes = [line["batch_hash"] for line in metrics if "batch_hash" in line]
   since = (BAD - 1) % EVERY  # updates between the newest checkpoint and the first bad batch
   cases = {
-    "one batch": (hashes[BAD - 1 : BAD], "those", 1),
-    f"{in_a_row} batches in a row": (hashes[BAD - 1 : BAD - 1 + in_a_row], "those", in_a_row),
+    NANS[0]: (hashes[BAD - 1 : BAD], "those", 1),
+    NANS[1]: (hashes[BAD - 1 : BAD - 1 + IN_A_ROW], "those", IN_A_ROW),
     # Of the update that is under way when there are too many one more is refused, each time.
-    "every batch from one on": (hashes[: BAD - 1], "others", 2 * (in_a_row + 1)),
+    NANS[2]: (hashes[: BAD - 1], "others", 2 * (IN_A_ROW + 1)),
   }
   rows = []
-  for size, (what, (listed, which, refusals)) in itertools.product(processes, cases.items()):
+  for size, what in tried:
+    listed, which, refusals = cases[what]
     run, bad = fresh(folder / f"numbers-{size}-{what.replace(' ', '-')}"), list[str]()
     notes = folder / f"{run.name}.jsonl"
     notes.unlink(missing_ok=True)
     command = ("-c", POISONED, str(notes), json.dumps(listed), which)
-    most = f"--config.train.max_refused={in_a_row}"
+    most = f"--config.train.max_refused={IN_A_ROW}"
     job = start(folder, run, most, command=command, count=size)
     codes, said = finish(job), job.said()
     updates = (
@@ -321,6 +333,6 @@ def numbers(folder: Path, processes: Sequence[int] = (1, 2), in_a_row: int = 3) 
         bad.append(f"{examples / ROWS:g} batches drawn are not {step} steps and {skipped} skipped")
     note = f"{len(refused)} updates refused; status {codes[0]}" + "; it went back" * back
     many = f", {size} processes" if size > 1 else ""
-    told = f"NaN at {what}, train.max_refused={in_a_row}{many}"
+    told = f"NaN at {what}, train.max_refused={IN_A_ROW}{many}"
     rows.append(row(told, 1, _joined(bad), note))
   return rows

@@ -16,6 +16,10 @@ from crate_jax.errors import UserError
 from crate_jax.model import flops
 from crate_jax.training import hardware, metrics
 
+EVALUATION = {
+  "val_loss": 2.5, "bits_per_byte": 1.5, "nonzero": [0.25, 0.5], "eta_sigma2": [1.75, 2.5]
+}  # fmt: skip
+
 
 def report(workdir, config, first, last):
   """Steps first + 1 to last of a run whose loss at step s is 1 / s, and an evaluation."""
@@ -26,16 +30,21 @@ def report(workdir, config, first, last):
       values["batch_hash"] = jnp.array([step, 255], jnp.uint32)
       reporter.note(8 * step, {**values, "applied": jnp.asarray(True)})
     reporter.flush()
-    reporter.evaluation(
-      last,
-      {"val_loss": 2.5, "bits_per_byte": 1.5, "nonzero": [0.25, 0.5], "eta_sigma2": [1.75, 2.5]},
-    )
+    reporter.evaluation(last, EVALUATION)
 
 
 @pytest.fixture
 def config(small):
   small.train.log_every_steps = 2
   return config_lib.resolve(small, 257)
+
+
+def test_an_evaluation_is_on_disk_at_once(config, tmp_path):
+  """A checkpoint of its step may follow, and then a kill: it is not evaluated again."""
+  with metrics.Reporter(tmp_path, config, 4, metrics.Clock({})) as reporter:
+    reporter.evaluation(4, EVALUATION)
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line) == {"step": 4, **EVALUATION}
 
 
 def test_lines_on_a_pipe(config, tmp_path, capsys):

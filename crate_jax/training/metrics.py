@@ -141,12 +141,16 @@ class Reporter:
   def flush(self) -> None:
     """Waits for the last update, reports it, and puts everything on disk."""
     self._report()
-    for sink in self._sinks:
-      sink.flush()
+    self._flush()
 
   def evaluation(self, step: int, values: dict[str, Value]) -> None:
-    """Reports an evaluation: val_loss, bits_per_byte, and gauges that have one value a layer."""
+    """Reports an evaluation: val_loss, bits_per_byte, and gauges that have one value a layer.
+
+    It is on disk before this returns: a checkpoint of the same step may follow, and what is
+    trained again after a kill begins past it.
+    """
     self._write(step, values)
+    self._flush()
     self._say(
       f"step {step:,}  val_loss {values['val_loss']:.4f}  "
       f"{values['bits_per_byte']:.4f} bits per byte"
@@ -218,6 +222,10 @@ class Reporter:
   def _write(self, step: int, values: dict[str, Value]) -> None:
     for sink in self._sinks:
       sink.write(step, values)
+
+  def _flush(self) -> None:
+    for sink in self._sinks:
+      sink.flush()
 
   def _say(self, text: str) -> None:
     """A line of its own; on a terminal above the progress line."""
