@@ -60,6 +60,6 @@ def test_one_that_wrote_nothing_leaves_nothing(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_holder_that_cannot_be_read_still_holds(tmp_path, monkeypatch):
+def test_a_holder_that_cannot_be_read_still_holds(tmp_path):
   (tmp_path / "lock").write_text("not JSON")
   assert "being written to by another process" in lock._refusal(tmp_path, "it")
