@@ -17,7 +17,7 @@ def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
   flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path}", f"--out={out}"]
   done = subprocess.run(
     [sys.executable, "benchmarks/compare.py", *flags, "--seeds=2"],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=110,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=330,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   runs = json.loads((out / "compare.json").read_text())
@@ -34,13 +34,12 @@ def _step(out, contestants, *flags):
   done = subprocess.run(
     [sys.executable, "benchmarks/step.py", "--shape=tiny", "--rounds=2", "--seconds=0.1",
      f"--contestants={contestants}", f"--out={out}", *flags],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=200,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=550,
   )  # fmt: skip
   return done, json.loads((out / "step-tiny.json").read_text()) if done.returncode == 0 else None
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(220)
 def test_step_times_all_in_turns(tmp_path):
   done, made = _step(tmp_path, "jax crate,jax product", f"--before={conftest.ROOT}")
   assert done.returncode == 0, done.stderr
@@ -55,7 +54,6 @@ def test_step_times_all_in_turns(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(220)
 def test_a_contestant_that_cannot_is_named(tmp_path):
   done, _ = _step(tmp_path, "jax crate,jax nothing")
   assert done.returncode == 1
@@ -63,7 +61,6 @@ def test_a_contestant_that_cannot_is_named(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_released_step_is_timed_too(tmp_path):
   pytest.importorskip("torch")
   done, made = _step(tmp_path, "jax crate,torch eager crate,torch eager gpt2")
