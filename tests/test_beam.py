@@ -9,7 +9,6 @@ from crate_jax.errors import UserError
 pytest.importorskip("apache_beam")
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("validation", [True, False])
 def test_beam_writes_what_the_local_run_writes(tmp_path, small_units, validation):  # noqa: F811
   from crate_jax.data import beam

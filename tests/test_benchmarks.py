@@ -19,7 +19,7 @@ def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
   flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path}", f"--out={out}"]
   done = subprocess.run(
     [sys.executable, "benchmarks/compare.py", *flags, "--seeds=2"],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=110,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=330,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   runs = json.loads((out / "compare.json").read_text())
@@ -42,7 +42,7 @@ def test_compare_writes_a_table_of_both_architectures(text, tmp_path):
 def _run(script, out, *flags):
   done = subprocess.run(
     [sys.executable, f"benchmarks/{script}.py", f"--out={out}", *flags],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=200,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=550,
   )  # fmt: skip
   return done, [json.loads(file.read_text()) for file in sorted(out.glob("*.json"))]
 
@@ -53,7 +53,6 @@ def _step(out, contestants, *flags):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(220)
 def test_step_times_all_in_turns(tmp_path):
   done, made = _step(tmp_path, "jax crate,jax product", f"--before={conftest.ROOT}")
   assert done.returncode == 0, done.stderr
@@ -69,7 +68,6 @@ def test_step_times_all_in_turns(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(220)
 def test_a_contestant_that_cannot_is_named(tmp_path):
   done, _ = _step(tmp_path, "jax crate,jax nothing")
   assert done.returncode == 1
@@ -77,7 +75,6 @@ def test_a_contestant_that_cannot_is_named(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_released_step_is_timed_too(tmp_path):
   pytest.importorskip("torch")
   done, (made,) = _step(tmp_path, "jax crate,torch eager crate,torch eager gpt2")
@@ -86,7 +83,6 @@ def test_the_released_step_is_timed_too(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_decoding_says_what_is_cached(tmp_path):
   everyone = ["jax crate", "jax gpt2", "uncached crate"]
   everyone += ["torch gpt2"] if importlib.util.find_spec("torch") else []
@@ -101,7 +97,6 @@ def test_decoding_says_what_is_cached(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_growth_is_that_of_the_arithmetic_in_flops(tmp_path):
   short = ("--shape=tiny", "--rounds=1", "--seconds=0.1", "--architectures=gpt2", "--factors=1,2")
   done, (made,) = _run("growth", tmp_path, *short)
@@ -112,7 +107,6 @@ def test_growth_is_that_of_the_arithmetic_in_flops(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_startup_is_timed_cold_and_warm(text, tmp_path):
   done, (made,) = _run("startup", tmp_path, "--rounds=1", f"--text={text}")
   assert done.returncode == 0, done.stderr

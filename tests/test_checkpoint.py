@@ -160,7 +160,6 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_read(
 
 @orbax_leaves_reads
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_no_flipped_bit_is_ever_read(saved, tmp_path):
   whole = tmp_path / "checkpoints" / "10"
   files = sorted(path for path in whole.rglob("*") if path.is_file())

@@ -20,7 +20,7 @@ def build(folder, data_dir):
   """In a process of its own, as a person does it."""
   program = "import sys; from crate_jax.data.jsonl_dataset import build; build(*sys.argv[1:])"
   return subprocess.run(
-    [sys.executable, "-c", program, folder, data_dir], capture_output=True, text=True, timeout=100
+    [sys.executable, "-c", program, folder, data_dir], capture_output=True, text=True, timeout=300
   )
 
 

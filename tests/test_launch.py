@@ -40,7 +40,7 @@ def _script(name, folder, *arguments, **environment):
   clean = {k: v for k, v in os.environ.items() if k not in {*SETTINGS, "PROJECT", "EXTRAS", "STUB"}}
   return subprocess.run(
     ["bash", str(folder / "launch" / name), *arguments],
-    capture_output=True, text=True, timeout=60, cwd="/", env=clean | environment,
+    capture_output=True, text=True, timeout=180, cwd="/", env=clean | environment,
   )  # fmt: skip
 
 
@@ -75,7 +75,7 @@ def ready(checkout):
     'echo "$(.venv/bin/python -c "import sys; print(sys.version.split()[0])")'
     ' $(cat setup.cfg pyproject.toml launch/setup.sh | cksum)" >.venv/ready.base'
   )
-  subprocess.run(["bash", "-c", stamp], check=True, cwd=checkout, timeout=20)
+  subprocess.run(["bash", "-c", stamp], check=True, cwd=checkout, timeout=120)
   return checkout
 
 
@@ -143,7 +143,7 @@ def test_an_unknown_extra_is_named(checkout):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_scripts_parse(name):
-  subprocess.run(["bash", "-n", str(conftest.ROOT / "launch" / name)], check=True, timeout=20)
+  subprocess.run(["bash", "-n", str(conftest.ROOT / "launch" / name)], check=True, timeout=120)
 
 
 def test_scripts_are_clean():
@@ -152,7 +152,7 @@ def test_scripts_are_clean():
   files = [*(str(p.relative_to(conftest.ROOT)) for p in SCRIPTS), ".ci/run"]
   done = subprocess.run(
     [shellcheck, "--external-sources", *files],
-    capture_output=True, text=True, timeout=60, cwd=conftest.ROOT,
+    capture_output=True, text=True, timeout=180, cwd=conftest.ROOT,
   )  # fmt: skip
   assert done.returncode == 0, done.stdout
 
@@ -161,7 +161,7 @@ def test_workflows_fit_githubs_schema():
   files = sorted(str(p) for p in (conftest.ROOT / ".github" / "workflows").glob("*.yml"))
   schema = ["--builtin-schema", "vendor.github-workflows"]
   command = [sys.executable, "-m", "check_jsonschema", *schema]
-  done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=60)
+  done = subprocess.run([*command, *files], capture_output=True, text=True, timeout=180)
   assert files and done.returncode == 0, done.stdout
 
 
@@ -268,7 +268,7 @@ def test_tpu_vm_sends_the_commit(checkout, tools, tmp_path):
   """What arrives on a worker is the commit, by the commands that are sent there."""
   git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(checkout)]
   for command in (["init", "-q"], ["add", "launch"], ["commit", "-q", "-m", "first"]):
-    subprocess.run([*git, *command], check=True, timeout=20)
+    subprocess.run([*git, *command], check=True, timeout=120)
   worker = tmp_path / "worker"
   worker.mkdir()
   _executable(  # scp copies, ssh runs the command there
@@ -281,13 +281,13 @@ def test_tpu_vm_sends_the_commit(checkout, tools, tmp_path):
   assert done.returncode == 1 and done.stderr.count("\n") == 1
   assert "commit them first" in done.stderr
   _executable(checkout / "launch" / "worker.sh", '#!/bin/bash\necho "on the worker: $*"\n')
-  subprocess.run([*git, "commit", "-q", "-a", "-m", "second"], check=True, timeout=20)
+  subprocess.run([*git, "commit", "-q", "-a", "-m", "second"], check=True, timeout=120)
   for _ in range(2):  # a second time changes nothing
     done = _script("tpu_vm.sh", checkout, "setup", **SETTINGS | {"BUCKET": ""}, PATH=tools)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "on the worker: setup\n"
   here, there = (
-    subprocess.check_output(["git", "-C", str(folder), "rev-parse", "HEAD"], timeout=20)
+    subprocess.check_output(["git", "-C", str(folder), "rev-parse", "HEAD"], timeout=120)
     for folder in (checkout, worker / "crate_jax")
   )
   assert here == there
@@ -301,8 +301,8 @@ time.sleep(60)
 """
 
 
-def _until(true, seconds=20):
-  end = time.time() + seconds
+def _until(true):
+  end = time.time() + 120
   while not true():
     assert time.time() < end
     time.sleep(0.05)
@@ -400,7 +400,7 @@ def test_skypilot_runs_on_every_node(nodes, rank, ready):
   node["SKYPILOT_NODE_IPS"] = "\n".join(["10.0.0.7", "10.0.0.9", "10.0.0.8"][:nodes])
   done = subprocess.run(
     ["bash", "-c", _sky_job()["run"]],
-    capture_output=True, text=True, timeout=20, cwd=ready, env=ENVIRONMENT | given | node,
+    capture_output=True, text=True, timeout=120, cwd=ready, env=ENVIRONMENT | given | node,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   by_hand = ["--coordinator=10.0.0.7:8476", f"--num_processes={nodes}", f"--process_id={rank}"]

@@ -104,7 +104,7 @@ def test_the_command_says_what_it_did_and_what_it_cannot(tmp_path, tokenizer):
   def command(module, *arguments):
     done = subprocess.run(
       [sys.executable, "-m", f"crate_jax.{module}", *arguments],
-      cwd=tmp_path, capture_output=True, text=True, timeout=100,
+      cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr

@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import json
 import math
-import shutil
 
 import conftest
 import jax
@@ -122,14 +121,6 @@ def test_a_finished_run_is_not_trained_again(finished, capsys, monkeypatch):
   assert "is finished" in capsys.readouterr().out
 
 
-def test_a_finished_run_does_not_pass_for_one_on_another_text(done, text):
-  small, workdir = done
-  text.write_text(text.read_text().replace("cat", "cow"))
-  small.data.train = str(text)
-  with pytest.raises(UserError, match=r"is not the text that the run in"):
-    loop.train(small, workdir)
-
-
 def test_a_run_that_diverged_ends_and_says_so(done, capsys):
   small, workdir = done
   result = json.loads((workdir / "result.json").read_text())
@@ -162,7 +153,7 @@ def test_the_update_with_plain_attention_lowers_for_accelerators(architecture, p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_gpt2_reaches_nanogpts_loss_on_shakespeare(shared_data, tmp_path):
   # One of the three seeds of benchmarks/shakespeare_char.md, at full size. nanoGPT publishes 1.88.
   config = shakespeare_char.get_config("gpt2")
@@ -237,30 +228,6 @@ def test_a_folder_of_json_lines_trains(small, text, tmp_path, prepare):
   assert run.loss(tokens[:501]).nats == pytest.approx(result["val_loss"], rel=1e-6)
   small.train.steps = 10
   assert loop.train(small, tmp_path / "run")["steps"] == 10  # finished: nothing is read
-
-
-def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_path):
-  folder, out = jsonl_folder(tmp_path / "jsonl", text), tmp_path / "out"
-  options = {"validation_fraction": 0.1, "tokenizer": "bytes", "bpe_vocab_size": 0}
-  for train in ("train", "train/0.jsonl.zst"):
-    shutil.rmtree(out, ignore_errors=True)
-    local.prepare(
-      preparation.Preparation(
-        out,
-        train=str(folder / train),
-        validation=str(folder / "val.jsonl.zst"),
-        cache=tmp_path,
-        **options,
-      )
-    )
-    small.data.prepared = str(out)
-    if train == "train":
-      small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
-      small.train.steps = 5
-      loop.train(small, tmp_path / "run")
-  small.train.steps = 8
-  with pytest.raises(UserError, match=r"data\.train is not the text that the run"):
-    loop.train(small, tmp_path / "run")
 
 
 def damage(workdir, step):

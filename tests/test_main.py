@@ -34,7 +34,7 @@ SMALL = [
 ]
 
 
-def command(module, *flags, cwd=conftest.ROOT, timeout=100):
+def command(module, *flags, cwd=conftest.ROOT, timeout=300):
   return subprocess.run(
     [sys.executable, "-m", f"crate_jax.{module}", *map(str, flags)],
     cwd=cwd, capture_output=True, text=True, timeout=timeout,
@@ -59,7 +59,7 @@ def test_train_evaluate_generate(text, tmp_path):
   assert len(commands) == 3
   for line in commands:
     typed = subprocess.run(
-      line.strip(), shell=True, cwd=conftest.ROOT, capture_output=True, text=True, timeout=100
+      line.strip(), shell=True, cwd=conftest.ROOT, capture_output=True, text=True, timeout=300
     )
     assert typed.returncode == 0 and typed.stdout, typed.stderr
   assert json.loads((tmp_path / "run-gpt2" / "result.json").read_text())["architecture"] == "gpt2"
@@ -81,10 +81,9 @@ def test_train_evaluate_generate(text, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_compile_only_needs_no_text_and_no_folder():
   pytest.importorskip("libtpu", reason="the TPU compiler is the extra tpu_compile")
-  done = command("main", "--config=configs/tiny.py", "--compile_only", timeout=150)
+  done = command("main", "--config=configs/tiny.py", "--compile_only", timeout=450)
   assert (done.returncode, done.stderr) == (0, ""), done.stderr
   assert "4 of v5e:2x2; mesh: data 4" in done.stdout and "of the devices' peak" in done.stdout
   here = command("main", "--config=configs/tiny.py", "--compile_only", "--topology=")
@@ -188,7 +187,7 @@ def test_a_folder_without_a_run_is_refused(module, tmp_path):
 
 @pytest.mark.parametrize("module", ["main", "evaluate", "generate"])
 def test_a_bare_command_says_what_it_needs(module):
-  done = command(module, timeout=60)
+  done = command(module, timeout=180)
   assert done.returncode == 2 and done.stderr.count("\n") == 1
   assert re.fullmatch(r"error: The flag --\w+ is required; --help shows an example.\n", done.stderr)
 
@@ -196,7 +195,7 @@ def test_a_bare_command_says_what_it_needs(module):
 @pytest.mark.parametrize("module", ["main", "evaluate", "generate"])
 def test_help_is_quick_and_shows_an_example(module):
   start = time.monotonic()
-  done = command(module, "--help", timeout=20)
+  done = command(module, "--help", timeout=120)
   assert done.returncode == 0
   assert f"python -m crate_jax.{module} --" in done.stdout
   assert "--workdir" in done.stdout and "Reads" in done.stdout
@@ -208,7 +207,7 @@ def test_importing_the_package_imports_no_jax():
     "import sys, crate_jax; print([m for m in ('jax', 'flax', 'orbax') if m in sys.modules])"
   )
   done = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    [sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True
   )
   assert done.stdout == "[]\n"
 
@@ -245,7 +244,7 @@ def test_a_terminal_shows_one_progress_line(text, tmp_path):
   except OSError:  # the other end is closed
     pass
   os.close(terminal)
-  assert process.wait(timeout=60) == 0, output
+  assert process.wait(timeout=180) == 0, output
   lines = output.decode().split("\r\n")
   drawn = [line for line in lines if "|" in line and "\r" in line]
   states = [state for line in drawn for state in line.split("\r") if state.strip()]
@@ -276,7 +275,7 @@ MOMENTS = [  # when to interrupt: once this exists, in a run of 600 steps with c
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
   flags = [
     *SMALL,
@@ -302,7 +301,7 @@ def test_an_interrupted_run_goes_on_by_the_same_command(text, tmp_path):
         break
       time.sleep(0.001)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=180)
     struck += process.returncode in (-signal.SIGKILL, 130)
     assert process.returncode in (-signal.SIGKILL, 130, 0), error
     assert "Traceback" not in error
@@ -328,6 +327,6 @@ def test_flags_mean_the_same_everywhere(module):
     "workdir": "The run's folder",
     "step": "One of its checkpoints; the newest by default.",
   }
-  text = " ".join(command(module, "--help", timeout=20).stdout.split())
+  text = " ".join(command(module, "--help", timeout=120).stdout.split())
   for name, words in meaning.items():
     assert f"--{name}: {words}" in text or (module, name) == ("main", "step")

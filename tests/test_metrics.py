@@ -144,13 +144,13 @@ def test_weights_and_biases_gets_the_same_numbers(text, tmp_path):
   flags = [*SMALL, f"--config.data.train={text}", f"--workdir={tmp_path / 'run'}", "--wandb=test"]
   done = subprocess.run(
     [sys.executable, "-m", "crate_jax.main", *flags],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=100, env=environment,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=300, env=environment,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
   assert (tmp_path / "run" / "wandb_id").read_text() in file.name
   history = subprocess.run(
-    [sys.executable, "-c", WANDB_HISTORY, str(file)], capture_output=True, text=True, timeout=60
+    [sys.executable, "-c", WANDB_HISTORY, str(file)], capture_output=True, text=True, timeout=180
   )
   assert history.returncode == 0, history.stderr
   steps = json.loads(history.stdout)

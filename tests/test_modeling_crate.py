@@ -53,7 +53,6 @@ def test_logits_agree_with_jax(both, name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["crate", "gpt2", "tost"])
 def test_logits_agree_with_jax_at_full_size(tmp_path, name):
   run = exports.run(name, std=0.05, layers=12, width=768, heads=12, context=64)

@@ -58,7 +58,7 @@ def test_processes_end_with_the_first_failure(plan, code, ready, tmp_path):
   logs = sorted(tmp_path.glob("crate_jax-processes.*/process-*.log"))
   assert [p.name for p in logs] == [f"process-{i}.log" for i in range(1, count)]
   assert len({p.read_text() for p in ready.glob("started.*")}) == 1  # one coordinator
-  _until(lambda: not _left_of(ready), 5)  # the system ends what is killed a little later
+  _until(lambda: not _left_of(ready))  # the system ends what is killed a little later
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -75,14 +75,14 @@ def test_processes_get_the_signal(number, code, ready, tmp_path):
   try:
     _until(lambda: all((ready / f"started.{i}").exists() for i in range(3)))
     script.send_signal(number)
-    printed, _ = script.communicate(timeout=30)
+    printed, _ = script.communicate(timeout=120)
   finally:
     script.kill()
   assert script.returncode == code
   if number == signal.SIGTERM:
     others = [p.read_text() for p in tmp_path.glob("crate_jax-processes.*/process-*.log")]
     assert [text.count("saved") for text in [printed, *others]] == [1, 1, 1]
-  _until(lambda: not _left_of(ready), 5)  # the system ends what is killed a little later
+  _until(lambda: not _left_of(ready))  # the system ends what is killed a little later
 
 
 def test_processes_that_hang_are_killed(ready, tmp_path):
@@ -92,11 +92,10 @@ def test_processes_that_hang_are_killed(ready, tmp_path):
   (ready / "stub.py").write_text(PROCESSES)
   done = _script("multiprocess.sh", ready, "2", "--plan=60:0,0:5", TMPDIR=str(tmp_path))
   assert done.returncode == 5 and "they are killed" in done.stderr
-  _until(lambda: not _left_of(ready), 5)  # the system ends what is killed a little later
+  _until(lambda: not _left_of(ready))  # the system ends what is killed a little later
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_four_processes_train_the_tiny_config(tmp_path):
   """The script itself, with the real training, in this checkout."""
   workdir = tmp_path / "run"
@@ -104,7 +103,7 @@ def test_four_processes_train_the_tiny_config(tmp_path):
   done = subprocess.run(
     [str(conftest.ROOT / "launch" / "multiprocess.sh"), "4", "--config=configs/tiny.py",
      f"--workdir={workdir}", *flags],
-    capture_output=True, text=True, timeout=280, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+    capture_output=True, text=True, timeout=550, env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "mesh: data 2, fsdp 2, tensor 1" in done.stdout and "step 20/20" in done.stdout

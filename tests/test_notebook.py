@@ -38,7 +38,7 @@ def test_the_notebook_runs_from_its_folder(text, tmp_path, kernels):
   (tmp_path / "docs").mkdir()
   shutil.copytree(conftest.ROOT / "configs", tmp_path / "configs")
   client = nbclient.NotebookClient(
-    notebook, timeout=100, kernel_name="python3",
+    notebook, timeout=300, kernel_name="python3",
     resources={"metadata": {"path": str(tmp_path / "docs")}},
   )  # fmt: skip
   client.execute()

@@ -105,7 +105,6 @@ def of_base(size, **changes):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
   ("size", "topology"), [("12L", "v5e:8x8"), ("7B", "v5p:4x8x8"), ("1B", "v6e:16x16")]
 )
@@ -139,7 +138,6 @@ def test_a_config_compiles_for_the_slice_that_it_states(size, topology, tpu):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_over_two_slices_gradients_are_what_is_exchanged(tpu):
   # So wide that an eighth fills the 128 lanes of a tile: less is sent with what pads it.
   config = of_base("1B", layers=3, width=1024, heads=16)
@@ -158,7 +156,6 @@ def test_over_two_slices_gradients_are_what_is_exchanged(tpu):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_bytes_of_memory_are_near_what_xla_counts_without_loops(tpu):
   counted = {}
   for unroll in (True, False):
@@ -179,7 +176,6 @@ def test_bytes_of_memory_are_near_what_xla_counts_without_loops(tpu):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_config_that_does_not_fit_says_what_to_change(tpu):
   config = base.get_config("7B")
   config.mesh.data, config.mesh.fsdp = -1, 1

@@ -16,7 +16,6 @@ def test_what_is_no_range_of_steps_is_refused(steps, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(200)
 def test_the_steps_asked_for_are_recorded(small, tmp_path, capsys):
   small.train.steps = 6
   loop.train(small, tmp_path / "run", profile="3:2")

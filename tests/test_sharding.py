@@ -24,7 +24,7 @@ def eight_devices(check, *arguments):
   done = subprocess.run(
     [sys.executable, os.path.join(os.path.dirname(__file__), "eight_devices.py"), check,
      *map(str, arguments)],
-    capture_output=True, text=True, timeout=280,
+    capture_output=True, text=True, timeout=550,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
 
@@ -56,32 +56,27 @@ def test_a_process_has_the_rows_of_its_devices():
   np.testing.assert_array_equal(sharding.assemble(batch, layout, 6), batch)
 
 
-@pytest.mark.timeout(300)
 def test_eight_devices_learn_as_one_does():
   eight_devices("losses_agree", "crate", *FEW)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("architecture", ["crate", "gpt2", "tost"])
 def test_all_meshes_learn_as_one_device_does(architecture):
   eight_devices("losses_agree", architecture, *EVERY)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_gradient_descent_ends_at_the_same_parameters_on_all_meshes():
   eight_devices("gradients_agree", *EVERY)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_resumed_equals_straight_and_any_mesh_reads_any_other(tmp_path):
   eight_devices("resume", tmp_path, *EVERY)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_one_device_reads_what_eight_have_written(text, tmp_path):
   eight_devices("save", tmp_path)
   model = lm.LM(config_lib.resolve(conftest.small_config(text), 256).model)
@@ -92,13 +87,11 @@ def test_one_device_reads_what_eight_have_written(text, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("check", ["work_is_shared", "uneven_meshes_are_refused", "scores_agree"])
 def test_on_eight_devices(check):
   eight_devices(check)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
   ("architecture", "dtype", "remat"),
   [
@@ -118,7 +111,6 @@ def test_weights_are_gathered_in_the_loop(architecture, dtype, remat):
   eight_devices("weights_are_gathered_in_the_loop", architecture, dtype, remat)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
   ("architecture", "steps"),
   [("crate", 2), *(pytest.param(*x, marks=pytest.mark.slow) for x in [("crate", 3), ("gpt2", 1)])],

@@ -25,7 +25,6 @@ def as_promised(rows):
 
 
 @slow
-@pytest.mark.timeout(400)
 def test_runs_that_are_killed_end_as_one_that_is_not(folder):
   (row,) = rows = soak_runs.kills(folder, 3)
   as_promised(rows)
@@ -33,20 +32,17 @@ def test_runs_that_are_killed_end_as_one_that_is_not(folder):
 
 
 @slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_runs_that_are_stopped_end_as_one_that_is_not(processes, folder):
   as_promised(soak_runs.stops(folder, 1, [processes]))
 
 
 @slow
-@pytest.mark.timeout(300)
 def test_one_of_two_runs_is_refused(folder):
   as_promised(soak_runs.races(folder, 1))
 
 
 @slow
-@pytest.mark.timeout(300)
 def test_a_full_disk_is_said_and_gone_on_from(folder):
   rows = soak_runs.disk(folder)
   if not rows[0].tried:
@@ -55,31 +51,26 @@ def test_a_full_disk_is_said_and_gone_on_from(folder):
 
 
 @slow
-@pytest.mark.timeout(400)
 def test_updates_that_are_not_finite_are_refused(folder):
   as_promised(soak_runs.numbers(folder, list(zip((1, 2, 1), soak_runs.NANS, strict=True))))
 
 
 @slow
-@pytest.mark.timeout(600)
 def test_fewer_devices_and_processes_read_the_same_batches(folder):
   as_promised(soak_runs.counts(folder))
 
 
 @slow
-@pytest.mark.timeout(600)
 def test_damaged_checkpoints_are_seen(folder):
   as_promised(soak_files.damage(folder, 1))
 
 
 @slow
-@pytest.mark.timeout(400)
 def test_mutated_files_are_refused_or_change_nothing(folder):
   as_promised(soak_files.fuzz(folder, 60))
 
 
 @slow
-@pytest.mark.timeout(200)
 def test_the_cost_of_digests_is_measured(folder):
   (row,) = soak_files.cost(folder, "1L", 1)
   assert "digests of a save are " in row.notes and "restore without " in row.notes
@@ -106,7 +97,6 @@ def test_answers_are_judged():
   assert judge({"refused": "why"}) == "refused: why"
 
 
-@pytest.mark.timeout(100)
 def test_a_reader_that_hangs_or_dies_answers_and_lives_again(tmp_path):
   with soak_reader.Reader() as reader:
     assert "holds no checkpoint" in reader.ask("run", tmp_path)["refused"]
@@ -141,14 +131,13 @@ def contents(folder):
 
 
 @slow
-@pytest.mark.timeout(300)
 def test_the_command_writes_a_table_and_does_nothing_twice(tmp_path):
   flags = [f"--workdir={tmp_path / 'work'}", f"--out={tmp_path / 'out'}", "--only=races"]
   tables = []
   for _ in range(2):
     done = subprocess.run(
       [sys.executable, "benchmarks/soak.py", *flags, "--share=0.05"],
-      cwd=conftest.ROOT, capture_output=True, text=True, timeout=140,
+      cwd=conftest.ROOT, capture_output=True, text=True, timeout=420,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     tables.append((tmp_path / "out" / "soak.md").read_text())

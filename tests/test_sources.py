@@ -144,7 +144,7 @@ def test_the_standard_library_is_the_same_text_in_another_process():
     "print(splits.digest(sources.read_documents('python_stdlib')), end='')"
   )
   other = subprocess.run(
-    [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    [sys.executable, "-c", program], capture_output=True, text=True, timeout=180, check=True
   )
   assert other.stdout == splits.digest(documents)
   assert splits.digest(documents[1:]) != other.stdout

@@ -22,11 +22,10 @@ with Watchdog(float(sys.argv[1])) as watchdog:
 def run(minutes, what):
   return subprocess.run(
     [sys.executable, "-c", STALL, str(minutes), what],
-    cwd=conftest.ROOT, capture_output=True, text=True, timeout=50,
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=150,
   )  # fmt: skip
 
 
-@pytest.mark.timeout(60)
 def test_a_stall_ends_the_run_and_shows_where_it_stands():
   done = run(0.02, "stall")  # 1.2 s: longer than each of the four, shorter than all
   assert done.returncode == 134
@@ -35,7 +34,6 @@ def test_a_stall_ends_the_run_and_shows_where_it_stands():
   assert "in a_batch_that_never_comes" in done.stderr
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("minutes", [0, 0.02])
 def test_a_run_that_moves_or_a_watchdog_of_zero_ends_nothing(minutes):
   done = run(minutes, "move")

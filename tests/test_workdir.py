@@ -1,10 +1,12 @@
+import shutil
+
 import jax
 import numpy as np
 import pytest
-from test_loop import final_state, metrics
+from test_loop import final_state, jsonl_folder, metrics
 
 import crate_jax
-from crate_jax.data import pipeline
+from crate_jax.data import local, pipeline, preparation
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.training import loop
@@ -110,3 +112,35 @@ def test_a_wrong_source_of_weights_is_refused(init_from, sentence, done, tmp_pat
   small.init_from = init_from.replace("RUN", str(workdir))
   with pytest.raises(UserError, match=sentence):
     loop.train(small, tmp_path / "second")
+
+
+def test_a_finished_run_does_not_pass_for_one_on_another_text(done, text):
+  small, workdir = done
+  text.write_text(text.read_text().replace("cat", "cow"))
+  small.data.train = str(text)
+  with pytest.raises(UserError, match=r"is not the text that the run in"):
+    loop.train(small, workdir)
+
+
+def test_a_prepared_folder_that_changed_is_not_gone_on_with(small, text, tmp_path):
+  folder, out = jsonl_folder(tmp_path / "jsonl", text), tmp_path / "out"
+  options = {"validation_fraction": 0.1, "tokenizer": "bytes", "bpe_vocab_size": 0}
+  for train in ("train", "train/0.jsonl.zst"):
+    shutil.rmtree(out, ignore_errors=True)
+    local.prepare(
+      preparation.Preparation(
+        out,
+        train=str(folder / train),
+        validation=str(folder / "val.jsonl.zst"),
+        cache=tmp_path,
+        **options,
+      )
+    )
+    small.data.prepared = str(out)
+    if train == "train":
+      small.optimizer.schedule, small.optimizer.decay_fraction = "wsd", 0.0
+      small.train.steps = 5
+      loop.train(small, tmp_path / "run")
+  small.train.steps = 8
+  with pytest.raises(UserError, match=r"data\.train is not the text that the run"):
+    loop.train(small, tmp_path / "run")

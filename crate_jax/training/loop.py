@@ -207,8 +207,9 @@ def _train(
   def go_back(diverged: _Diverged) -> _Point:
     """To the newest checkpoint, or the beginning, with the batches drawn since passed over."""
     nonlocal gone_back_to
-    processes.agree(SHARED, str(checkpoint.steps(workdir)))
-    newest = max(checkpoint.steps(workdir), default=0)
+    saved = checkpoint.steps(workdir)
+    processes.agree(SHARED, str(saved))
+    newest = max(saved, default=0)
     count, at = c.train.max_refused, diverged.step
     what = f"{count} updates in a row were not finite and not applied, at step {at:,}"
     if newest == gone_back_to:
