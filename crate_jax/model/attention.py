@@ -113,10 +113,13 @@ def _plain(q_BTKH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array
   T = q_BTKH.shape[1]
   parts = 4 if T >= LEAST_TO_PART else 1
   ends = [T * (part + 1) // parts for part in range(parts)]
-  y_BTKH = [
-    _masked(q_BTKH[:, start:end], k_BTKH[:, :end], v_BTKH[:, :end], jnp.arange(start, end)[None])
-    for start, end in zip([0, *ends], ends, strict=False)
-  ]
+  sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+  # Split and put together, not sliced: the gradient of a slice is an array of the whole.
+  q, k, v = (jax.lax.split(x, sizes, axis=1) for x in (q_BTKH, k_BTKH, v_BTKH))
+  y_BTKH = []
+  for part, end in enumerate(ends):
+    seen = [jnp.concatenate(x[: part + 1], axis=1) for x in (k, v)]
+    y_BTKH.append(_masked(q[part], *seen, jnp.arange(end - sizes[part], end)[None]))
   return jnp.concatenate(y_BTKH, axis=1)
 
 

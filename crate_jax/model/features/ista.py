@@ -97,11 +97,11 @@ def _step_backward(nonnegative: bool, kept: tuple, g_BTC: jax.Array) -> tuple:
   back_BTD = jnp.einsum("btc,cd->btd", g_BTC, dict_CD)
   z_grad_BTD = eta * back_BTD
   # A sum of products and nothing else: devices add up theirs before they exchange it.
-  dict_grad_CD = jnp.einsum("btc,btd->cd", g_BTC, eta * residual_BTD)
+  dict_grad_CD = jnp.einsum("btd,btc->dc", eta * residual_BTD, g_BTC).T
   a_grad_BTC = None
   if a_BTC is not None:
     a_grad_BTC = g_BTC - jnp.einsum("btd,cd->btc", z_grad_BTD, dict_CD)
-    dict_grad_CD += jnp.einsum("btc,btd->cd", a_BTC, -z_grad_BTD)
+    dict_grad_CD += jnp.einsum("btd,btc->dc", -z_grad_BTD, a_BTC).T
   # By the two scalars, where they are learned; XLA drops what nobody asks for.
   wide = jnp.promote_types(g_BTC.dtype, jnp.float32)
   eta_grad = jnp.sum(residual_BTD * back_BTD, dtype=wide)
