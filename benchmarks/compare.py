@@ -42,7 +42,11 @@ def main() -> None:
     for architecture in ARCHITECTURES.value:  # side by side: drift of the machine is shared
       config = CONFIG.value.copy_and_resolve_references()
       config.model.architecture, config.seed = architecture, seed
-      runs.append(train(config, Path(WORKDIR.value).expanduser() / f"{architecture}-{seed}"))
+      workdir = Path(WORKDIR.value).expanduser() / f"{architecture}-{seed}"
+      run = train(config, workdir)
+      lines = [line for line in files.read_metrics(workdir) if "val_loss" in line]
+      run["evaluations"] = [[line["tokens"], line["val_loss"]] for line in lines]
+      runs.append(run)
   out = Path(OUT.value).expanduser()
   out.mkdir(parents=True, exist_ok=True)
   speeds = _speeds([run["config"] for run in runs if run["config"]["seed"] == 0])
@@ -127,6 +131,7 @@ def _table(runs: list[dict]) -> str:
     f"rounds' ratios (lowest to highest). {ARCHITECTURES.value[0]} itself took "
     f"{statistics.median(base):,.0f} tokens/s. Non-zero neurons are those of seed 0.",
     "",
+    *_equal_losses(runs),
     f"Text: sha256 {data['train_sha256'][:12]}, {data['train_tokens']:,} training tokens, "
     f"vocabulary {model['vocab_size']:,}. {of_all('device')}, Python {of_all('python')}, "
     f"jax {of_all('jax')}, flax {of_all('flax')}, commit {of_all('commit')}.",
@@ -141,9 +146,45 @@ def _table(runs: list[dict]) -> str:
   return "\n".join(lines)
 
 
-def _spread(values: list[float]) -> str:
-  mean = f"{statistics.mean(values):.4f}"
-  return mean if len(values) == 1 else f"{mean} ({min(values):.4f} to {max(values):.4f})"
+def _equal_losses(runs: list[dict]) -> list[str]:
+  """What it takes to come to the same loss: of each seed the higher of the two lowest."""
+  first, *others = ARCHITECTURES.value
+  by_name = {(run["architecture"], run["config"]["seed"]): run for run in runs}
+  lines = []
+  for other in others:
+    tokens, seconds = [], []
+    for seed in range(SEEDS.value):
+      pair = by_name[first, seed], by_name[other, seed]
+      loss = max(min(value for _, value in run["evaluations"]) for run in pair)
+      needed = [_tokens_to(loss, run["evaluations"]) for run in pair]
+      speeds = [statistics.median(run["step_tokens_per_second"]) for run in pair]
+      tokens.append(needed[1] / needed[0])
+      seconds.append(tokens[-1] * speeds[0] / speeds[1])
+    lines += [
+      f"To the lowest validation loss that both come to, {other} takes {_spread(tokens, 2)} times "
+      f"the tokens of {first}, and {_spread(seconds, 2)} times the time (evaluations not counted; "
+      "between them the loss is taken to fall evenly).",
+      "",
+    ]
+  return lines
+
+
+def _tokens_to(loss: float, evaluations: list[tuple[int, float]]) -> float:
+  """Tokens seen when a loss was first come to; between evaluations on a straight line."""
+  before: tuple[int, float] | None = None
+  for tokens, value in evaluations:
+    if value <= loss:
+      if before is None:
+        return tokens
+      share = (before[1] - loss) / (before[1] - value)
+      return before[0] + share * (tokens - before[0])
+    before = tokens, value
+  return math.nan
+
+
+def _spread(values: list[float], digits: int = 4) -> str:
+  mean, *ends = (f"{x:.{digits}f}" for x in (statistics.mean(values), min(values), max(values)))
+  return mean if len(values) == 1 else f"{mean} ({ends[0]} to {ends[1]})"
 
 
 def _ratio(speeds: list[float], base: list[float]) -> str:

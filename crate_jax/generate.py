@@ -1,6 +1,6 @@
-"""Continues a prompt with a trained model.
+"""Continues prompts with a trained model.
 
-Reads a run's work directory; prints the prompt and its continuation; writes nothing.
+Reads a run's work directory; prints each prompt and its continuation; writes nothing.
 
   python -m crate_jax.generate --workdir=runs/tiny --prompt="def main("
   python -m crate_jax.generate --workdir=runs/tiny --prompt="def main(" --set=1:7=2.0
@@ -14,7 +14,9 @@ from crate_jax import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "", "The run's folder.")
 STEP = flags.DEFINE_integer("step", None, "One of its checkpoints; the newest by default.")
-PROMPT = flags.DEFINE_string("prompt", "", "Text to continue; none starts a document.")
+PROMPT = flags.DEFINE_multi_string(
+  "prompt", [""], "Text to continue, none starts a document; may be given more than once."
+)
 LENGTH = flags.DEFINE_integer("length", 200, "Tokens to add.", lower_bound=1)
 TEMPERATURE = flags.DEFINE_float("temperature", 0.8, "0 takes the most likely.", lower_bound=0)
 TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from so many tokens; 0: all.", lower_bound=0)
@@ -25,22 +27,21 @@ SET = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-  """Prints a sample."""
+  """Prints samples."""
   wanted = [_parse(text) for text in SET.value]
   from crate_jax.run import Edit, load  # not before: --help and wrong flags answer at once
 
   run = load(WORKDIR.value, STEP.value)
   edits = [Edit(run.neurons, layer, unit, add=value) for layer, unit, value in wanted]
-  print(
-    run.generate(
-      PROMPT.value,
-      LENGTH.value,
-      temperature=TEMPERATURE.value,
-      top_k=TOP_K.value,
-      seed=SEED.value,
-      edits=edits,
-    )
+  samples = run.generate(
+    PROMPT.value,
+    LENGTH.value,
+    temperature=TEMPERATURE.value,
+    top_k=TOP_K.value,
+    seed=SEED.value,
+    edits=edits,
   )
+  print(f"\n{'-' * 80}\n".join(samples))
 
 
 def _parse(text: str) -> tuple[int, int, float]:

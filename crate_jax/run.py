@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from crate_jax.training import checkpoint
 from crate_jax.training import workdir as files
 
 __all__ = ["Edit", "Run", "load"]
+
+Prompt = TypeVar("Prompt", str, list[str])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -145,22 +147,23 @@ class Run:
 
   def generate(
     self,
-    prompt: str,
+    prompt: Prompt,
     length: int = 200,
     *,
     temperature: float = 0.8,
     top_k: int = 0,
     seed: int = 0,
     edits: Sequence[Edit] = (),
-  ) -> str:
+  ) -> Prompt:
     """The prompt and a continuation of `length` tokens; see `model.sampling.sample`.
 
-    An empty prompt starts a document, as after an end-of-text token. `edits` as in `logits`.
+    An empty prompt starts a document, as after an end-of-text token. A list of prompts is continued
+    side by side, and comes back as a list. `edits` as in `logits`.
     """
-    ids = self.tokenizer.encode(prompt)
-    if not len(ids):
-      ids = np.array([self.tokenizer.end_of_text], np.int32)
-    tokens = sampling.sample(
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    start = np.array([self.tokenizer.end_of_text], np.int32)
+    ids = [tokens if len(tokens := self.tokenizer.encode(text)) else start for text in prompts]
+    samples = sampling.sample(
       self.model,
       self._variables(edits),
       ids,
@@ -170,7 +173,11 @@ class Run:
       top_k=top_k,
       vocab_size=self.tokenizer.vocab_size,
     )
-    return prompt + self.tokenizer.decode(tokens[len(ids) :])
+    written = [
+      text + self.tokenizer.decode(tokens[len(first) :])
+      for text, first, tokens in zip(prompts, ids, samples, strict=True)
+    ]
+    return written[0] if isinstance(prompt, str) else written
 
   def _checked(self, tokens_BT: np.ndarray) -> np.ndarray:
     """The tokens as int32, if they fit the model."""

@@ -158,8 +158,9 @@ def scores_agree() -> None:
     )  # fmt: skip
     options = {"temperature": 0.0, "top_k": 0, "vocab_size": 256}
     key = jax.random.key(0)
-    sample = sampling.sample(program.model, {"params": params}, tokens[:3], 20, key, **options)
-    said.add(tuple(sample.tolist()))
+    prompts = [tokens[:3], tokens[:5]]
+    samples = sampling.sample(program.model, {"params": params}, prompts, 20, key, **options)
+    said.add(tuple(np.concatenate(samples).tolist()))
   one, other = ways
   assert one.tokens == other.tokens == 299 and len(said) == 1
   np.testing.assert_allclose(one.nats, other.nats, rtol=1e-6)

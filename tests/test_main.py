@@ -75,6 +75,9 @@ def test_train_evaluate_generate(text, tmp_path):
   generated = command("generate", workdir, "--prompt=the cat", "--length=30", "--temperature=0")
   assert generated.returncode == 0, generated.stderr
   assert generated.stdout.startswith("the cat")
+  more = ("--prompt=the cat", "--prompt=a dog", "--length=30", "--temperature=0")
+  first, second = command("generate", workdir, *more).stdout.split(f"\n{'-' * 80}\n")
+  assert first + "\n" == generated.stdout and second.startswith("a dog")
 
 
 @pytest.mark.slow

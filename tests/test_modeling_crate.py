@@ -68,8 +68,8 @@ def test_256_greedy_tokens_agree_with_jax(both, name):
   run, model = both(name, context=300)
   prompt = models.tokens(run.model, rows=1, length=9)
   choices = {"temperature": 0.0, "top_k": 0, "vocab_size": 257}
-  want = sampling.sample(
-    run.model, {"params": run.params}, prompt[0], 256, jax.random.key(0), **choices
+  (want,) = sampling.sample(
+    run.model, {"params": run.params}, prompt, 256, jax.random.key(0), **choices
   )
   got = generate(model, ids(prompt), 256)
   assert len(set(want[9:].tolist())) > 5

@@ -41,6 +41,8 @@ def test_generate_continues_the_prompt_reproducibly(workdir):
   assert sample.startswith("the cat") and len(sample) > len("the cat")
   assert sample == run.generate("the cat", 20, seed=1) != run.generate("the cat", 20, seed=2)
   assert run.generate("", 5)
+  both = run.generate(["the cat", "a"], 20, seed=1)
+  assert both[0] == sample and both[1].startswith("a") and len(both) == 2
 
 
 def test_codes_are_every_layers_neurons(workdir):

@@ -52,18 +52,24 @@ class LM(nn.Module):
     )(c)
     self.norm = LayerNorm(use_bias=c.bias)
 
-  def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self,
+    tokens_BT: jax.Array,
+    positions_BT: jax.Array | None = None,
+    only_B: jax.Array | None = None,
+  ) -> jax.Array:
     """Logits of the next token at every position.
 
     Args:
       tokens_BT: token ids, at most `config.context` of them in a row.
       positions_BT: positions of the tokens, to decode with the collection "cache" (which
         `apply(..., mutable=["cache"])` creates and updates); None for 0, 1, ..., T - 1.
+      only_B: which token of each row the logits are wanted of; None for all.
 
     Returns:
-      logits_BTV, float32 or wider.
+      logits_BTV, float32 or wider; T is 1 with `only_B`.
     """
-    return self.decode(self.embed(tokens_BT, positions_BT), positions_BT)
+    return self.decode(self.embed(tokens_BT, positions_BT), positions_BT, only_B)
 
   def token_nll(self, tokens_BT1: jax.Array) -> jax.Array:
     """Negative log-likelihood of every token but a window's first, nll_BT (`cross_entropy`)."""
@@ -89,9 +95,16 @@ class LM(nn.Module):
     x_BTD = (tokens_VD[tokens_BT] + position_BTD).astype(self.config.dtype)
     return layout.constrain(x_BTD, STREAM)
 
-  def decode(self, x_BTD: jax.Array, positions_BT: jax.Array | None = None) -> jax.Array:
+  def decode(
+    self,
+    x_BTD: jax.Array,
+    positions_BT: jax.Array | None = None,
+    only_B: jax.Array | None = None,
+  ) -> jax.Array:
     """Logits from the stream before the first block; the rest of `__call__`."""
     x_BTD = self._last(x_BTD, positions_BT)
+    if only_B is not None:
+      x_BTD = jnp.take_along_axis(x_BTD, only_B[:, None, None], axis=1)
     wide = jnp.promote_types(x_BTD.dtype, jnp.float32)
     tokens_VD = self.tokens_VD.astype(x_BTD.dtype)
     logits_BTV = jnp.einsum("btd,vd->btv", x_BTD, tokens_VD, preferred_element_type=wide)

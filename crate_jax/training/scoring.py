@@ -66,10 +66,10 @@ _eta_sigma2 = jax.jit(eta_sigma2)
 
 def sample(model: lm.LM, params: lm.Params, tokenizer: Tokenizer) -> str:
   """What the model writes from the start of a document; the same for the same parameters."""
-  tokens = sampling.sample(
+  (tokens,) = sampling.sample(
     model,
     {"params": params},
-    np.array([tokenizer.end_of_text], np.int32),
+    [np.array([tokenizer.end_of_text], np.int32)],
     SAMPLE_TOKENS,
     jax.random.key(0),
     temperature=0.8,

@@ -1,0 +1,116 @@
+"""What bfloat16 and the device's attention kernel change: beside float32 on the same device.
+
+Attention alone: output and gradient of the plain kernel in bfloat16 and of the one that the device
+takes, relative to the plain one in float32 with exact products. Training: the losses of a model of
+--shape over some updates, in bfloat16 and in float32, from one start on one series of batches. The
+exit status is 1 if one is further off than it may be. With --out writes OUT/precision-SHAPE.md and
+.json.
+
+  python benchmarks/precision.py --shape=base --out=benchmarks/speed
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from benchmarks import turns
+from crate_jax import cli
+from crate_jax.errors import UserError
+
+UPDATES = flags.DEFINE_integer("updates", 60, "Of each training.", lower_bound=10)
+BATCH = flags.DEFINE_integer("batch", 8, "Windows in a batch of these.", lower_bound=1)
+ATTENTION_BOUND = 1e-2  # bfloat16 keeps 8 bits of a number: 4e-3
+LOSS_BOUND = 1e-2  # of the mean loss of the last ten updates
+
+
+def main() -> None:
+  """Measures both."""
+  attention, trained = _attention(), _training()
+  lines = [
+    "| attention | output off by | gradient off by |",
+    "|---|---|---|",
+    *(f"| {name} | {a:.1e} | {b:.1e} |" for name, (a, b) in attention.items()),
+    "",
+    f"| mean loss of the last ten of {UPDATES.value} updates | float32 | bfloat16 | off by |",
+    "|---|---|---|---|",
+    *(
+      f"| {name} | {one:.4f} | {two:.4f} | {two / one - 1:+.1e} |"
+      for name, (one, two) in trained.items()
+    ),
+  ]
+  measured = {"attention": attention, "training": trained}
+  turns.write(f"precision-{turns.SHAPE.value}", "What bfloat16 changes", lines, measured)
+  if max(max(pair) for pair in attention.values()) > ATTENTION_BOUND:
+    raise UserError(f"Attention is off by more than {ATTENTION_BOUND}.")
+  if max(abs(two / one - 1) for one, two in trained.values()) > LOSS_BOUND:
+    raise UserError(f"Training in bfloat16 is off by more than {LOSS_BOUND}.")
+
+
+def _attention() -> dict[str, tuple[float, float]]:
+  """Relative error of output and gradient, by kernel."""
+  import jax
+  import jax.numpy as jnp
+
+  from crate_jax.model.attention import causal_attention, choose_kernel
+
+  one = turns.shape()
+  kernel = choose_kernel(jax.devices()[0], turns.config("crate", dtype="bfloat16").model)
+  keys = jax.random.split(jax.random.key(0), 4)
+  size = 4, one.context, one.heads, one.width // one.heads
+  q, k, v, g = (jax.random.normal(key, size).astype(jnp.bfloat16) for key in keys)
+
+  def both(dtype: Any, kernel: str) -> tuple[jax.Array, list[jax.Array]]:
+    @jax.jit
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, g: jax.Array) -> tuple:
+      y, back = jax.vjp(lambda *x: causal_attention(*x, kernel=kernel), q, k, v)
+      return y, back(g)
+
+    return run(*(x.astype(dtype) for x in (q, k, v, g)))
+
+  def error(found: Any, wanted: Any) -> float:
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True))
+    off = sum(jnp.sum((a.astype(jnp.float32) - b) ** 2) for a, b in pairs)
+    return float(jnp.sqrt(off / sum(jnp.sum(b**2) for _, b in pairs)))
+
+  with jax.default_matmul_precision("highest"):
+    want = both(jnp.float32, "plain")
+  found = {}
+  for name in dict.fromkeys(["plain", kernel]):
+    got = both(jnp.bfloat16, name)
+    found[f"{name}, bfloat16"] = error(got[0], want[0]), error(got[1], want[1])
+  return found
+
+
+def _training() -> dict[str, tuple[float, float]]:
+  """Mean of the last ten losses in float32 and in bfloat16, by architecture."""
+  import jax
+  import numpy as np
+
+  from crate_jax.training import program
+
+  one = turns.shape()._replace(batch=BATCH.value)
+  rng = np.random.default_rng(0)
+  follows = rng.integers(0, one.vocabulary, (one.vocabulary, 2))  # a text of so many bigrams
+  batches = np.zeros((UPDATES.value, one.batch, one.context + 1), np.int32)
+  for place in range(1, one.context + 1):
+    chosen = rng.integers(0, 2, batches.shape[:2])
+    batches[:, :, place] = follows[batches[:, :, place - 1], chosen]
+  found = {}
+  for architecture in ("crate", "gpt2"):
+    ends = []
+    for dtype in ("float32", "bfloat16"):
+      c = turns.config(architecture, one._replace(dtype=dtype))
+      fast = dataclasses.replace(c.optimizer, warmup_steps=5)
+      built = program.build(dataclasses.replace(c, optimizer=fast))
+      state, losses = built.init(jax.random.key(0)), []
+      for batch in batches:
+        state, metrics = built.update(state, jax.device_put(batch, built.batch_sharding))
+        losses.append(metrics["loss"])
+      ends.append(float(np.mean(jax.device_get(losses[-10:]))))
+    found[architecture] = ends[0], ends[1]
+  return found
+
+
+if __name__ == "__main__":
+  cli.run(main, required=[])
