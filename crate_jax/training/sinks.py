@@ -46,12 +46,12 @@ class JsonLines:
   def __init__(self, workdir: Path, step: int, skipped: int) -> None:
     path = workdir / files.METRICS
 
-    def is_past(line: dict[str, Any]) -> bool:
+    def stays(line: dict[str, Any]) -> bool:
       # The updates refused last were to be that of the next step, and do not come again.
       refused = line["step"] == step + 1 and line.get("skipped", skipped + 1) <= skipped
       return bool(line["step"] <= step or refused)
 
-    kept = [line for line in files.read_metrics(workdir) if is_past(line)]
+    kept = [line for line in files.read_metrics(workdir) if stays(line)]
     self.evaluated = {line["step"] for line in kept if "val_loss" in line}
     atomic.write(path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = path.open("a")
