@@ -110,7 +110,8 @@ def _torch() -> Ready:
     pad_token_id=0,
   )  # fmt: skip
   dtype = getattr(torch, one.dtype)
-  model = transformers.GPT2LMHeadModel(config).to(device, dtype).eval()
+  model: Any = transformers.GPT2LMHeadModel(config)
+  model = model.to(device, dtype).eval()
   rows = [[0] * (PROMPT - len(prompt)) + prompt for prompt in _prompts()]
   tokens = torch.tensor(rows, device=device)
   seen = torch.tensor([[0] * row.count(0) + [1] * (PROMPT - row.count(0)) for row in rows])

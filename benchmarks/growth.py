@@ -54,7 +54,6 @@ def _scaled(shape: Shape, size: str, factor: float) -> Shape:
 
 def _step(architecture: str, shape: Shape) -> tuple[Callable[[int], Any], float, float]:
   """Takes so many steps; bytes that one needs, and its FLOPs."""
-  import jax
 
   from crate_jax.model import flops
   from crate_jax.training import plan, program
@@ -62,17 +61,7 @@ def _step(architecture: str, shape: Shape) -> tuple[Callable[[int], Any], float,
   c = turns.config(architecture, shape)
   built = program.build(c)
   measured = plan.measure(built, c)
-  size = shape.batch, shape.context + 1
-  rows = np.random.default_rng(0).integers(0, shape.vocabulary, size, dtype=np.int32)
-  tokens = jax.device_put(rows, built.batch_sharding)
-  state = built.init(jax.random.key(0))
-
-  def take(steps: int) -> None:
-    nonlocal state
-    for _ in range(steps):
-      state, _ = measured.update(state, tokens)
-    jax.block_until_ready(state)
-
+  take = turns.updates(built, c, measured.update)
   take(2)
   count = flops.training_flops_per_token(c.model) * shape.batch * shape.context
   return take, measured.state_bytes + measured.step_bytes, count

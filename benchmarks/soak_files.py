@@ -1,5 +1,6 @@
 """Files that are damaged and mutated, and what digests cost: experiments of benchmarks/soak.py."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -12,7 +13,8 @@ from typing import Any
 from benchmarks.soak_jobs import ROOT, Row, fresh, row, saved, straight
 from benchmarks.soak_reader import Answer, Reader
 
-UNREAD = ("tensorboard", "loss.png", "metrics.jsonl", "result.json", "lock")  # by `crate_jax.load`
+# What neither `crate_jax.load` nor the state of a resumed run is read from.
+UNREAD = ["tensorboard", "loss.png", "metrics.jsonl", "result.json", "config.json", "data.json"]
 
 
 def damage(folder: Path, flips: int = 20) -> list[Row]:
@@ -79,28 +81,59 @@ def fuzz(folder: Path, count: int = 400) -> list[Row]:
       [*command, *options, f"--out={prepared}"], check=True, cwd=ROOT, capture_output=True
     )
   rows, tries = [], max(1, count // 2)
-  for kind, source in (("run", plain), ("prepared", prepared)):
-    bad, refused, copy = list[str](), 0, folder / f"fuzz-{kind}"
+  kinds: dict[str, tuple[Path, tuple[str, ...], list[Any]]] = {
+    "two checkpoints and tokenizer.json": (plain, ("run", "state"), saved(plain)[-2:]),
+    "shards": (prepared, ("prepared",), [None]),
+  }
+  for mutated, (source, asked, steps) in kinds.items():
+    bad, refused, back, same = list[str](), 0, 0, 0
+    copy = folder / f"fuzz-{source.name}"
+    unread = shutil.ignore_patterns(*UNREAD, "lock", *(str(step) for step in saved(plain)[:-2]))
     with Reader() as reader:
-      steps = saved(plain) if kind == "run" else [None]
-      whole = dict(reader.ask(kind, source, step)["value"] for step in steps)
-      whole = {step: (step, value) for step, value in whole.items()}
+      whole: dict[str, dict[Any, Any]] = {
+        kind: {
+          at: (at, value) for at, value in (reader.ask(kind, source, s)["value"] for s in steps)
+        }
+        for kind in asked
+      }
       for number in range(tries):
-        shutil.copytree(source, fresh(copy), ignore=shutil.ignore_patterns(*UNREAD))
+        shutil.copytree(source, fresh(copy), ignore=unread)
+        before, newest = _contents(copy), max(saved(copy), default=0)
         what = _mutate(random.Random(number), copy)
-        answer = reader.ask(kind, copy)
-        message = answer.get("refused", "")
-        newest = max(saved(copy), default=0)
-        wrong = "" if message else _judge(answer, whole, newest)
-        refused += bool(message)
-        if message and str(copy) not in message:
-          wrong = f"its message names no file: {message}"
-        if wrong:
-          bad.append(f"case {number}, {what}: {wrong}")
+        after = _contents(copy)
+        changed = {path for path in before | after if before.get(path) != after.get(path)}
+        same += not changed
+        only_newest = all(path.startswith(f"checkpoints/{newest}/") for path in changed)
+        answers = [reader.ask(kind, copy) for kind in asked]
+        refused += any("refused" in answer for answer in answers)
+        back += any("value" in answer and answer["value"][0] != steps[-1] for answer in answers)
+        for kind, answer in zip(asked, answers, strict=True):
+          message = answer.get("refused", "")
+          if not message or only_newest:  # another checkpoint is whole, or nothing is wrong
+            wrong = _judge(answer, whole[kind], max(saved(copy), default=0))
+          else:
+            wrong = "" if str(copy) in message else f"its message names no file: {message}"
+          if wrong:
+            bad.append(f"case {number}, {what}: {wrong}")
+            break
     note = f"{refused} refused in a sentence that names the file"
-    what = "checkpoints, config.json, data.json and tokenizer.json" if kind == "run" else "shards"
-    rows.append(row(f"mutated {what}", tries, bad, note))
+    note += f", {back} gave the checkpoint before" if source == plain else ""
+    rows.append(row(f"mutated {mutated}", tries, bad, f"{note}, {same} changed nothing"))
   return rows
+
+
+def _contents(folder: Path) -> dict[str, Any]:
+  """What lies below a folder: of links where they lead, of files their SHA-256."""
+  found: dict[str, Any] = {}
+  for path in folder.rglob("*"):
+    name = str(path.relative_to(folder))
+    if path.is_symlink():
+      found[name] = path.readlink()
+    elif path.is_file():
+      found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+      found[name] = "a folder"
+  return found
 
 
 # What a value of a JSON file is changed to.

@@ -106,8 +106,9 @@ def _read_state(workdir: Path, step: int | None = None) -> tuple[int, str]:
   import jax
 
   from crate_jax.training import checkpoint
+  from crate_jax.training import workdir as files
 
-  program = _program((workdir / "config.json").read_text())
+  program = _program(json.dumps(files.read_meta(workdir, step)["config"]))
   like = jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     jax.eval_shape(program.init, jax.random.key(0)),

@@ -41,24 +41,29 @@ def kills(folder: Path, count: int = 60) -> list[Row]:
   seconds = float((folder / f"{again.name}.seconds").read_text())
   rng, bad, killed, inside, number = random.Random(0), list[str](), 0, 0, 0
   lost = 0  # kills in runs that did not end as the uninterrupted one
-  while killed < count:
-    run, here = fresh(folder / f"killed-{number}"), 0
+  while killed < count and number < 2 * count:  # a run may be over before it is killed
+    run, here, wrong = fresh(folder / f"killed-{number}"), 0, ""
     number += 1
     for _ in range(min(3, count - killed)):
       job = start(folder, run)
-      _await_moment(job, run, rng, in_save=2 * inside <= killed + here, seconds=seconds)
+      came = _await_moment(job, run, rng, in_save=2 * inside <= killed + here, seconds=seconds)
       job.processes[0].kill()
-      if finish(job) != [-signal.SIGKILL]:
+      codes = finish(job)
+      if codes == [0]:
         break  # it was over
+      if codes != [-signal.SIGKILL] or not came:
+        wrong = f"start {here + 1} stood still" if not came else f"exit {codes}: {job.error()}"
+        break
       here += 1
       inside += job.begun and bool(saved(run, temporary=True))
-    job = start(folder, run)
-    codes = finish(job)
-    wrong = difference(run, plain) if codes == [0] else f"exit {codes}: {job.error()}"
+    if not wrong:
+      job = start(folder, run)
+      codes = finish(job)
+      wrong = difference(run, plain) if codes == [0] else f"exit {codes}: {job.error()}"
     killed += here
     if wrong:
       bad.append(f"{run.name}: {wrong}")
-      lost += here
+      lost += max(here, 1)
     else:
       shutil.rmtree(run)
   what = "runs killed by SIGKILL at random moments, the same command until it ends"
@@ -66,16 +71,21 @@ def kills(folder: Path, count: int = 60) -> list[Row]:
   return [line._replace(tried=killed, kept=killed - lost)]
 
 
-def _await_moment(job: Job, run: Path, rng: random.Random, in_save: bool, seconds: float) -> None:
-  """Waits for a random moment: of a save, of the steps, or of all that the command does."""
+def _await_moment(job: Job, run: Path, rng: random.Random, in_save: bool, seconds: float) -> bool:
+  """Waits for a random moment: of a save, of the steps, or of all that the command does.
+
+  False if it did not come although the command still runs.
+  """
   step = rng.randrange(min(max(saved(run), default=0) + 1, STEPS), STEPS + 1)
   if in_save:  # what killed saves left is gone once a step is reported
-    wait(job, lambda: job.begun and max(saved(run, temporary=True), default=0) >= step)
+    came = wait(job, lambda: job.begun and max(saved(run, temporary=True), default=0) >= step)
   elif rng.random() < 0.5:
-    if wait(job, lambda: f"\nstep {step}/" in job.said()):
+    if came := wait(job, lambda: f"\nstep {step}/" in job.said()):
       time.sleep(rng.uniform(0, 0.1))
   else:
     wait(job, lambda: False, timeout=rng.uniform(0, seconds))
+    came = True
+  return came or job.processes[0].poll() is not None
 
 
 def stops(folder: Path, count: int = 20, processes: Sequence[int] = (1, 4)) -> list[Row]:

@@ -87,21 +87,9 @@ def _jax(what: str, *, deterministic: bool) -> Ready:
   # XLA's deterministic operations fail with cuDNN's attention.
   c = turns.config(what, attention="plain" if deterministic else "auto")
   built = program.build(c)
-  batch, context = c.train.batch_size, c.model.context
-  size = batch, context + 1
-  rows = np.random.default_rng(0).integers(0, c.model.vocab_size, size, dtype=np.int32)
-  tokens = jax.device_put(rows, built.batch_sharding)
-  state = built.init(jax.random.key(0))
-
-  def train(steps: int) -> None:
-    nonlocal state
-    for _ in range(steps):
-      state, _ = built.update(state, tokens)
-    jax.block_until_ready(state)
-
-  count = flops.training_flops_per_token(c.model)
-  sizes = {"flops": count * batch * context, "tokens": batch * context}
-  return Ready(facts | sizes, train, memory)
+  tokens = c.train.batch_size * c.model.context
+  sizes = {"flops": flops.training_flops_per_token(c.model) * tokens, "tokens": tokens}
+  return Ready(facts | sizes, turns.updates(built, c, built.update), memory)
 
 
 def _torch(what: str, *, compiled: bool) -> Ready:

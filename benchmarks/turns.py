@@ -64,6 +64,25 @@ def config(architecture: str, one: Shape | None = None, **model: Any) -> Config:
   return config_lib.resolve_without_text(config)
 
 
+def updates(program: Any, config: Config, update: Callable[..., Any]) -> Callable[[int], None]:
+  """What makes so many updates of a `Program`, to the end, all on one batch of random tokens."""
+  import jax
+  import numpy as np
+
+  size = config.train.batch_size, config.model.context + 1
+  rows = np.random.default_rng(0).integers(0, config.model.vocab_size, size, dtype=np.int32)
+  tokens = jax.device_put(rows, program.batch_sharding)
+  state = program.init(jax.random.key(0))
+
+  def make(count: int) -> None:
+    nonlocal state
+    for _ in range(count):
+      state, _ = update(state, tokens)
+    jax.block_until_ready(state)
+
+  return make
+
+
 class Ready(NamedTuple):
   """A contestant, in its process: what it is, how it works, the memory that it took if known."""
 

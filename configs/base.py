@@ -118,7 +118,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   t.accumulation = 1  # parts in which an update's batch is computed, one after the other
   t.log_every_steps = 100  # between lines of metrics.jsonl
   t.max_refused = 10  # updates in a row that are not finite, before the run goes back
-  t.stall_minutes = 30.0  # in which nothing ends, not even a batch, before the run does; 0: never
+  t.stall_minutes = 30.0  # without the end of a step, save, batch or compilation: it ends; 0: never
 
   c.evaluation = e = config_dict.ConfigDict()
   e.every_steps = 2000  # between evaluations; the end of a run always has one

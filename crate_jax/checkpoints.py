@@ -28,9 +28,9 @@ def main() -> None:
   damaged = []
   with checkpoint.Checkpoints(workdir) as store:
     for step in checkpoint.steps(workdir):
-      files = (checkpoint.directory(workdir) / str(step)).rglob("*")
-      size = report.size(sum(path.stat().st_size for path in files if path.is_file()))
+      files, size = (checkpoint.directory(workdir) / str(step)).rglob("*"), "?"
       try:
+        size = report.size(sum(path.stat().st_size for path in files if path.is_file()))
         meta = _read(store, step)
         what = meta["config"]["model"]["architecture"]
         if "examples" in meta:
@@ -39,7 +39,10 @@ def main() -> None:
           what += f", {meta['skipped']:,} batches passed over"
         if VERIFY.value:
           what += "; whole" if "digests" in meta else "; has no digests to compare with"
-      except checkpoint.Damaged as error:
+      except (checkpoint.Damaged, FileNotFoundError) as error:
+        if step not in checkpoint.steps(workdir):  # a run that goes on keeps the newest only
+          print(f"step {step:>9,}  removed by its run meanwhile", flush=True)
+          continue
         damaged.append(step)
         what = f"DAMAGED: {error}"
       print(f"step {step:>9,}  {size:>9}  {what}", flush=True)

@@ -16,6 +16,7 @@ text must then lie where every worker sees them (extra: beam).
     --beam="--runner=FlinkRunner --flink_master=host:8081 --parallelism=256"
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,27 @@ def main() -> None:
   """Prepares."""
   from crate_jax import config as config_lib  # not before: --help and wrong flags answer at once
   from crate_jax import lock
-  from crate_jax.data import local, preparation
+  from crate_jax.data import local, preparation, shards
 
   config_lib.resolve(CONFIG.value, vocab_size=1)  # wrong keys are named before any text is read
   data = config_lib.data_config(CONFIG.value)
   out = Path(OUT.value).expanduser()
-  work = preparation.Preparation(
-    out,
-    train=data.train,
-    validation=data.validation,
-    validation_fraction=data.validation_fraction,
-    tokenizer=data.tokenizer,
-    bpe_vocab_size=data.bpe_vocab_size,
-    cache=data.cache,
-  )
-  if work.finished:
-    print(f"{out} is prepared already:")
-    _report(out, local.prepare(work))
-    return
-  with lock.held(out / preparation.PROGRESS, f"--out={out}"):  # it goes with what is under way
-    if BEAM.value is None:
+  with contextlib.ExitStack() as stack:
+    # Held with what is under way, from before the tokenizer is made.
+    if not (out.is_file() or (out / shards.MANIFEST).exists()):
+      stack.enter_context(lock.held(out / preparation.PROGRESS, f"--out={out}"))
+    work = preparation.Preparation(
+      out,
+      train=data.train,
+      validation=data.validation,
+      validation_fraction=data.validation_fraction,
+      tokenizer=data.tokenizer,
+      bpe_vocab_size=data.bpe_vocab_size,
+      cache=data.cache,
+    )
+    if work.finished:
+      print(f"{out} is prepared already:")
+    if BEAM.value is None or work.finished:
       manifest = local.prepare(work)
     else:
       from crate_jax.data import beam

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import itertools
 import json
 import math
@@ -13,9 +14,9 @@ import crate_jax
 from configs import shakespeare_char
 from crate_jax import config as config_lib
 from crate_jax.data import local, pipeline, preparation, sources
-from crate_jax.errors import UserError
+from crate_jax.errors import Stopped, UserError
 from crate_jax.evaluation import references
-from crate_jax.training import checkpoint, loop, program, report, step
+from crate_jax.training import checkpoint, loop, processes, program, report, step
 from crate_jax.training import workdir as files
 
 TIMINGS = ("tokens_per_second",)
@@ -72,6 +73,34 @@ def test_ten_steps_straight_equal_five_stop_resume_five(architecture, text, tmp_
   timed = ("tokens_per_second", "seconds")
   for name in result:
     assert name in timed or result[name] == resumed[name], name
+
+
+def test_a_run_stopped_at_an_evaluation_has_it_in_the_end(small, tmp_path, monkeypatch):
+  straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+  loop.train(small, straight)
+  updates = itertools.count(1)
+  with monkeypatch.context() as patch:
+    patch.setattr(processes.Stopping, "now", lambda self: next(updates) == 5)
+    with pytest.raises(Stopped, match="after step 5, which is saved"):
+      loop.train(small, stopped)
+  assert not [line for line in metrics(stopped) if "val_loss" in line]  # it was in haste
+  loop.train(small, stopped)
+  assert metrics(straight) == metrics(stopped)
+
+
+def test_a_stop_whose_save_fails_does_not_say_that_it_is_saved(small, tmp_path, monkeypatch):
+  calls, wait = itertools.count(1), checkpoint.ocp.CheckpointManager.wait_until_finished
+
+  def full(self):
+    wait(self)
+    if next(calls) > 1:  # the first is that of the save before it begins
+      raise OSError(errno.ENOSPC, "No space left on device")
+
+  small.checkpoint.every_steps = 0
+  monkeypatch.setattr(processes.Stopping, "now", lambda self: True)
+  monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "wait_until_finished", full)
+  with pytest.raises(UserError, match=r"the disk that holds .* is full"):
+    loop.train(small, tmp_path)
 
 
 def test_the_result_says_what_the_run_was(finished):

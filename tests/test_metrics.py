@@ -47,6 +47,25 @@ def test_an_evaluation_is_on_disk_at_once(config, tmp_path):
     assert json.loads(line) == {"step": 4, **EVALUATION}
 
 
+def test_the_speed_of_a_run_is_that_of_all_tokens_that_it_trained(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: now[0])
+
+  def trained(clock, tokens, seconds):
+    clock.step_done(tokens)  # a process's first, which does not count
+    for _ in range(3):
+      now[0] += seconds
+      clock.step_done(tokens)
+    return clock
+
+  first = trained(metrics.Clock({}), tokens=10, seconds=2)
+  assert first.tokens_per_second() == 5 and first.seconds_per_step() == 2
+  resumed = trained(metrics.Clock(first.totals()), tokens=100, seconds=6)  # a larger batch
+  assert resumed.tokens_per_second() == (30 + 300) / (6 + 18) and resumed.seconds_per_step() == 6
+  old = metrics.Clock({"seconds": 9.0, "train_seconds": 6.0, "train_steps": 3})
+  assert trained(old, tokens=10, seconds=1).tokens_per_second() == 10
+
+
 def test_lines_on_a_pipe(config, tmp_path, capsys):
   report(tmp_path, config, 0, 4)
   first, second, *evaluation = capsys.readouterr().out.splitlines()
@@ -93,6 +112,39 @@ def test_a_restart_takes_back_what_lies_past_its_step(config, tmp_path):
   ]
   assert [(e.step, e.value) for e in board.Scalars("eta_sigma2/layer_02")] == [(10, 2.5)]
   assert [e.value for e in board.Scalars("nonzero/layer_01")] == [0.25]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from crate_jax.training import sinks
+folder = Path(sys.argv[1])
+board = sinks.TensorBoard(folder, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+  for step in range(1, 10000):
+    board.write(step, {"loss": 1.0})
+  board.flush()
+except OSError as error:
+  print("full:", error.strerror)
+"""
+
+
+def test_a_disk_that_is_full_ends_in_an_error_and_not_in_waiting(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-c", FULL, tmp_path],
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  assert done.stdout == "full: File too large\n", done.stderr
+
+
+def test_the_refusal_before_a_checkpoint_stays(config, tmp_path):
+  """It belongs to the update that follows; the checkpoint counts it."""
+  refusals = [{"step": 5, "skipped": 1}, {"step": 5, "skipped": 2}, {"step": 6, "skipped": 2}]
+  (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in refusals))
+  with metrics.Reporter(tmp_path, config, 4, metrics.Clock({}), skipped=1):
+    pass
+  assert json.loads((tmp_path / "metrics.jsonl").read_text()) == refusals[0]
 
 
 def test_a_run_that_never_saved_starts_again(config, tmp_path):

@@ -46,9 +46,18 @@ def test_a_second_preparation_of_a_folder_is_refused_and_told_by_whom(text, tmp_
   with lock.held(out / preparation.PROGRESS, "it"):
     failed = command("prepare", *flags(text, out, "--config.data.validation_fraction=0.3"))
   assert failed.returncode == 1 and f"--out={out} is being written to by process " in failed.stderr
+  assert not (out / "tokenizer.json").exists()  # before it trains one of its own
   done = command("prepare", *flags(text, out, "--config.data.validation_fraction=0.3"))
   assert done.returncode == 0, done.stderr
   assert not (out / preparation.PROGRESS).exists()
+
+
+def test_a_wrong_tokenizer_leaves_nothing_that_refuses_the_right_one(text, tmp_path):
+  out = tmp_path / "data"
+  failed = command("prepare", *flags(text, out, "--config.data.tokenizer=byte"))
+  assert failed.returncode == 1 and "data.tokenizer='byte' is not one of" in failed.stderr
+  done = command("prepare", *flags(text, out, "--config.data.validation_fraction=0.3"))
+  assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypat
   def full(file):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(shards.os, "fsync", full)
+  monkeypatch.setattr("os.fsync", full)
   with pytest.raises(OSError, match="No space left"):
     shards.write(tmp_path / "a.safetensors", np.zeros(5, np.uint16), np.array([5]))
   assert not list(tmp_path.iterdir())

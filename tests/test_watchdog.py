@@ -10,6 +10,7 @@ from crate_jax.training.watchdog import Watchdog
 def a_batch_that_never_comes():
   time.sleep(60)
 with Watchdog(float(sys.argv[1])) as watchdog:
+  time.sleep(2)  # as reading a text may take: nothing is watched before the first `alive`
   for _ in range(4):
     time.sleep(0.5)
     watchdog.alive()

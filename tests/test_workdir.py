@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ from crate_jax.data import local, pipeline, preparation
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.errors import UserError
 from crate_jax.training import loop
+from crate_jax.training import workdir as files
 
 
 def test_another_config_is_refused_by_key(done):
@@ -63,6 +65,28 @@ def test_a_run_at_constant_rate_is_extended(small, tmp_path):
   jax.tree.map(
     np.testing.assert_array_equal, final_state(small, straight), final_state(small, extended)
   )
+
+
+@pytest.mark.parametrize("content", [b"", b'{"steps": 10', b"\xff{}", b"[]", b'{"loss": 1}'])
+def test_a_damaged_result_is_made_again(content, done):
+  small, workdir = done
+  whole = json.loads((workdir / "result.json").read_text())
+  (workdir / "result.json").write_bytes(content)
+  loop.train(small, workdir)
+  again = json.loads((workdir / "result.json").read_text())
+  assert again["val_loss"] == whole["val_loss"] and again["sample"] == whole["sample"]
+
+
+def test_damaged_lines_of_metrics_are_left_out(done, capsys):
+  _, workdir = done
+  path = workdir / "metrics.jsonl"
+  lines = path.read_bytes().splitlines(keepends=True)
+  damaged = [b"\xff" + lines[0], b"5\n", b'{"loss": 1}\n', b'{"step": "x"}\n', *lines[1:], b'{"st']
+  path.write_bytes(b"".join(damaged))
+  assert [line["step"] for line in files.read_metrics(workdir)] == [
+    json.loads(line)["step"] for line in lines[1:]
+  ]
+  assert "metrics.jsonl: 4 damaged lines are left out" in capsys.readouterr().out
 
 
 def test_a_strange_tokenizer_is_refused(done, tmp_path):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from crate_jax.data import seal, shards, sources, splits
+from crate_jax.data import atomic, seal, shards, sources, splits
 from crate_jax.data.sources import Part, Record, Source
 from crate_jax.data.splits import Selection
 from crate_jax.data.tokenizer import Tokenizer, make_tokenizer
@@ -166,7 +166,7 @@ class Preparation:
         for chosen in self.selections
       },
     }
-    begun = self._check_recipe()
+    begun = self._was_begun()
     if validation:
       self.selections = splits.without_duplicates(self.selections)
     if begun and (out / shards.TOKENIZER).exists():
@@ -175,6 +175,7 @@ class Preparation:
       held_out, kept = self.selections
       self.tokenizer = make_tokenizer(tokenizer, kept, held_out, bpe_vocab_size, cache)
       self.tokenizer.save(out / shards.TOKENIZER)
+      atomic.write(out / PROGRESS / _RECIPE, json.dumps(self.recipe))
 
   @property
   def finished(self) -> bool:
@@ -202,7 +203,7 @@ class Preparation:
       file = f"{split}/{name}.safetensors"
       size, sha256 = shards.write(self.out / file, tokens, ends)
       record["shard"] = dataclasses.asdict(shards.Shard(file, len(tokens), len(ends), size, sha256))
-    shards.write_bytes(self._record_path(split, part, number), json.dumps(record).encode())
+    atomic.write(self._record_path(split, part, number), json.dumps(record))
 
   def records(self, split: str, part: int) -> list[dict[str, Any]]:
     """The records of a part's shards that are done, from its first on."""
@@ -247,7 +248,7 @@ class Preparation:
       }
     if quarantined:
       lines = "".join(json.dumps(entry) + "\n" for entry in quarantined)
-      shards.write_bytes(self.out / QUARANTINE, lines.encode())
+      atomic.write(self.out / QUARANTINE, lines)
     for split, said in manifest["splits"].items():
       if not said["tokens"]:
         raise UserError(
@@ -256,7 +257,7 @@ class Preparation:
           f"and {said['quarantined']} are no documents (see {self.out / QUARANTINE})."
         )
     manifest = seal.sealed(manifest)
-    shards.write_bytes(self.out / shards.MANIFEST, json.dumps(manifest, indent=1).encode() + b"\n")
+    atomic.write(self.out / shards.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     self.clean()
     return manifest
 
@@ -269,7 +270,7 @@ class Preparation:
   def _record_path(self, split: str, part: int, number: int) -> Path:
     return self.out / PROGRESS / f"{split}-{part:05}-{number:05}.json"
 
-  def _check_recipe(self) -> bool:
+  def _was_begun(self) -> bool:
     """Refuses a folder that holds something else; True if it was begun before."""
     path, manifest = self.out / PROGRESS / _RECIPE, self.out / shards.MANIFEST
     if manifest.exists():
@@ -277,7 +278,6 @@ class Preparation:
     elif path.exists():
       before = json.loads(path.read_bytes())
     else:
-      shards.write_bytes(path, json.dumps(self.recipe).encode())
       return False
     if before != json.loads(json.dumps(self.recipe)):
       raise UserError(

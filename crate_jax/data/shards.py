@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +26,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from crate_jax.data import seal
+from crate_jax.data import atomic, seal
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
 
@@ -71,23 +70,8 @@ def write(path: Path, tokens: np.ndarray, ends: np.ndarray) -> tuple[int, str]:
   blocks = range(0, len(tokens), BLOCK)
   crc32 = np.array([zlib.crc32(tokens[i : i + BLOCK].data) for i in blocks], np.uint32)
   data = save({"tokens": tokens, "ends": ends.astype(np.uint32), "crc32": crc32})
-  write_bytes(path, data)
+  atomic.write(path, data)
   return len(data), hashlib.sha256(data).hexdigest()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-  """Writes a file at once or not at all, so that it is on the disk when this returns."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  try:
-    with temporary.open("wb") as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  except BaseException:
-    temporary.unlink(missing_ok=True)
-    raise
 
 
 class Prepared:

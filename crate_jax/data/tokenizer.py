@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from crate_jax.data import sources, splits
+from crate_jax.data import atomic, sources, splits
 from crate_jax.errors import UserError
 
 KINDS = ("characters", "bytes", "bpe")
@@ -104,10 +103,7 @@ class Tokenizer:
 
   def save(self, path: Path) -> None:
     """Writes tokenizer.json at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(self.to_json(), "utf-8")
-    os.replace(temporary, path)
+    atomic.write(path, self.to_json())
 
   @classmethod
   def from_json(cls, text: str) -> "Tokenizer":

@@ -74,6 +74,16 @@ class Checkpoints:
     with self._writing():
       self._manager.save(step, args=ocp.args.Composite(**args, meta=ocp.args.JsonSave(described)))
 
+  def finish(self) -> None:
+    """Returns once all that was saved is on disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    if "_manager" in self.__dict__:
+      with self._writing():
+        self._manager.wait_until_finished()
+
   def restore(self, step: int, like: TrainState) -> TrainState:
     """The state of a step, with the shapes, types and shardings of `like`, as `restore_params`.
 
@@ -166,8 +176,8 @@ class Checkpoints:
     """Waits until everything is on disk, whatever ended the run."""
     if "_manager" not in self.__dict__:  # nothing was written
       return
-    with self._writing() if exception[0] is None else contextlib.suppress(Exception):
-      self._manager.wait_until_finished()
+    with contextlib.nullcontext() if exception[0] is None else contextlib.suppress(Exception):
+      self.finish()
     with contextlib.suppress(Exception):  # says the same again
       self._manager.close()
 
@@ -205,7 +215,7 @@ def _read_by_all(what: Path, read: Callable[[], T]) -> T:
 
 def _check_files(folder: Path) -> None:
   """Refuses links: what they lead to is no part of the checkpoint."""
-  for path in folder.rglob("*"):
+  for path in [folder, *folder.rglob("*")]:
     if path.is_symlink():
       raise Damaged(f"{path} is a link")
 
@@ -303,16 +313,17 @@ class SavePolicy:
     self._config, self._clock, self._last = config, clock, clock()
     self._agree_every = agree_every if jax.process_count() > 1 else 1
 
+  def saved(self) -> None:
+    """Restarts the clock."""
+    self._last = self._clock()
+
   def due(self, step: int) -> bool:
-    """True if the state after update number `step` is to be saved; then the clock restarts."""
+    """True if the state after update number `step` is to be saved."""
     c = self._config
-    by_step = c.every_steps > 0 and step % c.every_steps == 0
     by_time = False
     if c.every_minutes > 0 and step % self._agree_every == 0:
       by_time = processes.first_says(self._clock() - self._last >= 60 * c.every_minutes)
-    if by_step or by_time:
-      self._last = self._clock()
-    return by_step or by_time
+    return by_time or (c.every_steps > 0 and step % c.every_steps == 0)
 
 
 def directory(workdir: Path) -> Path:

@@ -67,18 +67,25 @@ def train(
     Stopped: a SIGTERM or Ctrl-C ended it, once a checkpoint was saved.
   """
   processes.agree("config", json.dumps(config_lib.as_dict(config), sort_keys=True))
-  config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
+  # Wrong keys are named before any text is read.
+  watchdog = Watchdog(config_lib.resolve(config, vocab_size=1).train.stall_minutes)
   if wandb:
     sinks.require_wandb()
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file, not a folder.")
   profiler = Profiler.parse(workdir, profile)
-  with contextlib.nullcontext() if dry_run else files.only_writer(workdir):
-    return _train(config, workdir, wandb, profiler, dry_run=dry_run)
+  with contextlib.nullcontext() if dry_run else files.only_writer(workdir), watchdog:
+    return _train(config, workdir, wandb, profiler, watchdog, dry_run=dry_run)
 
 
 def _train(
-  config: Configuration, workdir: Path, wandb: str, profiler: Profiler, *, dry_run: bool
+  config: Configuration,
+  workdir: Path,
+  wandb: str,
+  profiler: Profiler,
+  watchdog: Watchdog,
+  *,
+  dry_run: bool,
 ) -> dict[str, Any]:
   # --- What is there ------------------------------------------------------------------------
   processes.agree(SHARED, str(checkpoint.steps(workdir)))
@@ -98,11 +105,13 @@ def _train(
   processes.agree("text", json.dumps(corpus.facts, sort_keys=True))
 
   # --- Build and restore ------------------------------------------------------------------
+  watchdog.alive()  # from here on: reading and tokenising a text may take hours
   program = program_lib.build(c)
   if c.init_from and not resume:
     files.check_source(c.init_from, lm.abstract_params(program.model))
   report.say(f"compiling the step of {c.model.architecture} and trying it ...")
   measured = plan.measure(program, c)
+  watchdog.alive()
   report.before(c, corpus.facts, measured, workdir, step=resume.step if resume else 0)
   if not measured.fits and not dry_run:
     raise UserError(
@@ -125,6 +134,7 @@ def _train(
     if report.is_lead():
       checkpoint.set_aside(workdir, after=0)
     point = _Point(_begin(program, c), 0, 0)
+  watchdog.alive()
   layout, rows = program.batch_sharding, c.train.batch_size
 
   def batches_from(examples: int) -> Iterator[np.ndarray]:
@@ -140,7 +150,6 @@ def _train(
   batches = batches_from(point.examples)  # refuses a text that is too short, and nothing is written
   limit = c.evaluation.tokens + 1 if c.evaluation.tokens else None
   scored = pipeline.first(corpus.validation, limit)
-  watchdog = Watchdog(c.train.stall_minutes)
   evaluate = scoring.evaluator(program, c, corpus.tokenizer, watchdog.alive)
   val_loss: loss_lib.Loss | None = None
   gone_back_to: int | None = None
@@ -155,13 +164,23 @@ def _train(
 
   def advance(start: _Point, batches: Iterator[np.ndarray]) -> _Point:
     """Trains to the end from a point, on the batches that follow it."""
-    nonlocal val_loss
     state, examples = start.state, start.examples
     step = int(state.step)  # once the updates under way are applied
     with (
       metrics.Reporter(workdir, c, step, clock, skipped=start.skipped, wandb=wandb) as reporter,
       checkpoint.Checkpoints(workdir, c.checkpoint) as store,
     ):
+
+      def score() -> None:
+        nonlocal val_loss
+        with clock.paused():
+          val_loss = evaluate(state.params, scored)
+          values = scoring.evaluation(val_loss, c, state.params)
+          reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
+
+      # A run that was asked to stop after this step saved it at once, and evaluated nothing.
+      if step and step % c.evaluation.every_steps == 0 and not reporter.has_evaluated(step):
+        score()
       while step < c.train.steps:
         batch = sharding.assemble(next(batches), layout, rows)
         profiler.before(step + 1)
@@ -177,26 +196,25 @@ def _train(
 
         last = step == c.train.steps
         stop = stopping.now() and not last
-        score = last or (step % c.evaluation.every_steps == 0 and not stop)
+        evaluating = last or (step % c.evaluation.every_steps == 0 and not stop)
         save = last or stop or policy.due(step)
         diverged = reporter.refused_in_a_row >= c.train.max_refused
-        if score or save or diverged:
+        if evaluating or save or diverged:
           reporter.flush()
           if reporter.steps < step:  # this update was refused: nothing is new
-            step, score, save = reporter.steps, False, stop
+            step, evaluating, save = reporter.steps, False, stop
         if diverged or reporter.refused_in_a_row >= c.train.max_refused:
           raise _Diverged(reporter.steps, examples, reporter.skipped)
-        if score:
-          with clock.paused():
-            val_loss = evaluate(state.params, scored)
-            values = scoring.evaluation(val_loss, c, state.params)
-            reporter.evaluation(step, {**values, "tokens": examples * c.model.context})
+        if evaluating:
+          score()
         if save:
           with clock.paused():
             counts = {"examples": examples, "skipped": reporter.skipped}
             store.save(state, {**description, **counts, "clock": clock.totals()})
+          policy.saved()
         watchdog.alive()
         if stop:
+          store.finish()
           raise Stopped(
             f"Stopped by {stopping.asked_by.name} after step {step}, which is saved; the same "
             "command goes on from it.",
@@ -217,13 +235,14 @@ def _train(
         f"{what}, again after going back to step {newest:,}: lower optimizer.learning_rate."
       )
     step, state = _restore(workdir, program) if newest else (0, _begin(program, c))
+    watchdog.alive()
     gone_back_to = step
     if report.is_lead():
       checkpoint.set_aside(workdir, after=step)  # what is past it is damaged
     report.say(f"{what}: going back to step {step:,}, and past the batches since")
     return _Point(state, diverged.examples, diverged.skipped + diverged.step - step)
 
-  with processes.Stopping() as stopping, profiler, watchdog:
+  with processes.Stopping() as stopping, profiler:
     if report.is_lead():
       (workdir / files.RESULT).unlink(missing_ok=True)  # of a shorter run, if there was one
     while True:
@@ -247,7 +266,7 @@ def _train(
     "val_tokens": val_loss.tokens,
     "unigram_loss": references.unigram_loss(counted, scored, V),
     "bigram_loss": references.bigram_loss(counted, scored, V),
-    "tokens_per_second": c.train.batch_size * c.model.context / clock.seconds_per_step(),
+    "tokens_per_second": clock.tokens_per_second(),
     "seconds": clock.totals()["seconds"],
     "sample": scoring.sample(program.model, state.params, corpus.tokenizer),
     **report.environment(),

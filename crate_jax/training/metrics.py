@@ -14,7 +14,7 @@ import tqdm
 from crate_jax.config import Config
 from crate_jax.data import pipeline
 from crate_jax.model import flops
-from crate_jax.training import hardware, sinks
+from crate_jax.training import hardware, processes, sinks
 from crate_jax.training.report import duration, is_lead, say
 from crate_jax.training.sinks import Sink, Value
 from crate_jax.training.step import Metrics
@@ -30,18 +30,19 @@ class Clock:
   def __init__(self, before: dict[str, Any]) -> None:
     """Starts the clock; `before` is what `totals` said at the checkpoint resumed from."""
     self._seconds = before.get("seconds", 0.0)
-    self._train_seconds = before.get("train_seconds", 0.0)
-    self._train_steps = before.get("train_steps", 0)
+    self._train_tokens = before.get("train_tokens", 0)
+    # Runs of before batches could change did not count tokens: their speed is that since then.
+    self._train_seconds = before.get("train_seconds", 0.0) if self._train_tokens else 0.0
     self._started = time.monotonic()
     self._last: float | None = None
     self._own_seconds, self._own_steps = 0.0, 0
 
-  def step_done(self) -> None:
-    """Called whenever the device has finished one more step."""
+  def step_done(self, tokens: int) -> None:
+    """Called whenever the device has finished one more step, of so many tokens."""
     now = time.monotonic()
     if self._last is not None:
       self._train_seconds += now - self._last
-      self._train_steps += 1
+      self._train_tokens += tokens
       self._own_seconds += now - self._last
       self._own_steps += 1
     self._last = now
@@ -52,11 +53,11 @@ class Clock:
     yield
     self._last = time.monotonic()
 
-  def seconds_per_step(self) -> float:
+  def tokens_per_second(self) -> float:
     """Mean over the run; NaN before the second step."""
-    return self._train_seconds / self._train_steps if self._train_steps else math.nan
+    return self._train_tokens / self._train_seconds if self._train_tokens else math.nan
 
-  def own_seconds_per_step(self) -> float:
+  def seconds_per_step(self) -> float:
     """Mean since this start, on the devices that are here; NaN before its second step."""
     return self._own_seconds / self._own_steps if self._own_steps else math.nan
 
@@ -66,7 +67,7 @@ class Clock:
     return {
       "seconds": seconds,
       "train_seconds": self._train_seconds,
-      "train_steps": self._train_steps,
+      "train_tokens": self._train_tokens,
     }
 
 
@@ -77,8 +78,8 @@ class Reporter:
   `train.log_every_steps`; evaluations have lines of their own. The numbers go to metrics.jsonl (a
   JSON object a line), to TensorBoard's event files, and to Weights & Biases if that is asked for.
 
-  "mfu" is the share of the devices' peak that the model's exact FLOPs make up, a mean since this
-  start; it is there where the peak is known (`training.hardware`).
+  "tokens_per_second" is a mean since this start, and so is "mfu", the share of the devices' peak
+  that the model's exact FLOPs make up; it is there where the peak is known (`training.hardware`).
 
   A step's metrics are fetched when the next step is under way, so the device never waits for
   the host, and the host is never more than one step ahead of the device.
@@ -119,12 +120,15 @@ class Reporter:
     self._peak_flops = jax.device_count() * peaks.flops if peaks else 0.0
     self._pending: tuple[int, Metrics] | None = None
     self._sinks: list[Sink] = []
+    self._evaluated: set[int] = set()
     self._bar: tqdm.tqdm | None = None
     if not is_lead():
       return
     if wandb:  # first, because it is the one that may refuse
       self._sinks.append(sinks.WeightsAndBiases(workdir, config, wandb))
-    self._sinks += [sinks.JsonLines(workdir, step), sinks.TensorBoard(workdir, step)]
+    lines = sinks.JsonLines(workdir, step, skipped)
+    self._evaluated = lines.evaluated
+    self._sinks += [lines, sinks.TensorBoard(workdir, step)]
     if sys.stdout.isatty():
       self._bar = _progress_line(sys.stdout, step, config.train.steps)
 
@@ -142,6 +146,10 @@ class Reporter:
     """Waits for the last update, reports it, and puts everything on disk."""
     self._report()
     self._flush()
+
+  def has_evaluated(self, step: int) -> bool:
+    """True if a run resumed here has the numbers of its evaluation after this step."""
+    return processes.first_says(step in self._evaluated)
 
   def evaluation(self, step: int, values: dict[str, Value]) -> None:
     """Reports an evaluation: val_loss, bits_per_byte, and gauges that have one value a layer.
@@ -182,14 +190,14 @@ class Reporter:
     batch_hash = pipeline.hexadecimal(fetched.pop("batch_hash"))
     applied = bool(fetched.pop("applied"))
     values = {name: float(value) for name, value in fetched.items()}
-    self._clock.step_done()
+    train = self._config.train
+    tokens = train.batch_size * self._config.model.context
+    self._clock.step_done(tokens)
     if not applied:
       self._refused(step, values, batch_hash)
       return
     self.steps, self.refused_in_a_row = step, 0
-    train = self._config.train
     seconds = self._clock.seconds_per_step()
-    tokens = train.batch_size * self._config.model.context
     pace = ""
     if math.isfinite(seconds):  # not before the second step
       pace = f"  {tokens / seconds:,.0f} tokens/s  {duration(seconds * (train.steps - step))} left"
@@ -198,9 +206,8 @@ class Reporter:
       self._bar.update()
     if step % train.log_every_steps and step != train.steps:
       return
-    own_seconds = self._clock.own_seconds_per_step()
-    if math.isfinite(own_seconds) and self._peak_flops:
-      values["mfu"] = tokens / own_seconds * self._flops_per_token / self._peak_flops
+    if math.isfinite(seconds) and self._peak_flops:
+      values["mfu"] = tokens / seconds * self._flops_per_token / self._peak_flops
       pace = f"  MFU {values['mfu']:.1%}{pace}"
     values["tokens"] = examples * self._config.model.context
     self._write(step, {**values, "tokens_per_second": tokens / seconds, "batch_hash": batch_hash})

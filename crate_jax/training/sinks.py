@@ -4,14 +4,18 @@ import json
 import math
 import os
 import secrets
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import tensorboardX
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from crate_jax import config as config_lib
 from crate_jax.config import Config
+from crate_jax.data import atomic
 from crate_jax.errors import UserError
 from crate_jax.training import report
 from crate_jax.training import workdir as files
@@ -33,14 +37,23 @@ class Sink(Protocol):
 
 
 class JsonLines:
-  """metrics.jsonl; a restart takes back the lines past the step that it starts from."""
+  """metrics.jsonl; a restart takes back the lines past the point that it starts from.
 
-  def __init__(self, workdir: Path, step: int) -> None:
+  Attributes:
+    evaluated: steps whose evaluations it held then.
+  """
+
+  def __init__(self, workdir: Path, step: int, skipped: int) -> None:
     path = workdir / files.METRICS
-    kept = [line for line in files.read_metrics(workdir) if line["step"] <= step]
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    os.replace(temporary, path)
+
+    def stays(line: dict[str, Any]) -> bool:
+      # The updates refused last were to be that of the next step, and do not come again.
+      refused = line["step"] == step + 1 and line.get("skipped", skipped + 1) <= skipped
+      return bool(line["step"] <= step or refused)
+
+    kept = [line for line in files.read_metrics(workdir) if stays(line)]
+    self.evaluated = {line["step"] for line in kept if "val_loss" in line}
+    atomic.write(path, "".join(json.dumps(line) + "\n" for line in kept))
     self._file = path.open("a")
 
   def write(self, step: int, values: dict[str, Value]) -> None:
@@ -55,18 +68,25 @@ class JsonLines:
 
 
 class TensorBoard:
-  """Event files in WORKDIR/tensorboard; a restart tells TensorBoard what it takes back."""
+  """Event files in WORKDIR/tensorboard; a restart tells TensorBoard what it takes back.
+
+  Not by tensorboardX's SummaryWriter: its thread dies of a full disk, and what it left unread
+  then stops the run for ever.
+  """
 
   def __init__(self, workdir: Path, step: int) -> None:
-    self._writer = tensorboardX.SummaryWriter(
-      str(workdir / files.TENSORBOARD),
-      purge_step=step + 1,  # also at 0: a run that never saved starts again
-      filename_suffix=f".{step:09d}",  # another file even for a restart within the same second
-    )
+    folder = workdir / files.TENSORBOARD
+    folder.mkdir(exist_ok=True)
+    suffix = f".{step:09d}"  # another file even for a restart within the same second
+    self._writer = EventsWriter(str(folder / "events"), suffix)
+    start = SessionLog(status=SessionLog.START)
+    # Takes back all from this step on; also at 0: a run that never saved starts again.
+    self._writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
 
   def write(self, step: int, values: dict[str, Value]) -> None:
+    now = time.time()
     for tag, value in scalars(values).items():
-      self._writer.add_scalar(tag, value, step)
+      self._writer.write_event(Event(wall_time=now, step=step, summary=scalar(tag, value)))
 
   def flush(self) -> None:
     self._writer.flush()

@@ -1,6 +1,7 @@
 """Ends a run that stands still: a batch that never comes, an exchange that never ends."""
 
 import faulthandler
+import math
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ STALLED = 134  # as when another process is gone (crate_jax.cli): worth another 
 
 
 class Watchdog:
-  """A thread that ends the process if `alive` is not called for some time.
+  """A thread that ends the process if `alive`, once called, is not called for some time.
 
   It prints where every thread stands, because that is what tells a slow disk from a lost peer.
   """
@@ -22,14 +23,13 @@ class Watchdog:
     """Sets the time; 0 never ends anything."""
     self._seconds = 60 * minutes
     self._over = threading.Event()
-    self._last = time.monotonic()
+    self._last = math.inf
 
   def alive(self) -> None:
-    """A step, a save, or a batch of an evaluation has just ended."""
+    """A step, a save, a batch of an evaluation, or what else must end soon has just ended."""
     self._last = time.monotonic()
 
   def __enter__(self) -> Self:
-    self.alive()
     if self._seconds:
       threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
     return self

@@ -16,7 +16,6 @@ result.json        the end of the run; written last
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ import jax
 from crate_jax import config as config_lib
 from crate_jax import lock
 from crate_jax.config import Config, Configuration
+from crate_jax.data import atomic
 from crate_jax.data.pipeline import Corpus
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
@@ -93,9 +93,7 @@ def only_writer(workdir: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: Any) -> None:
   """Writes a JSON file at once or not at all."""
-  temporary = path.with_name(f".{path.name}.tmp")
-  temporary.write_text(json.dumps(value, indent=2) + "\n")
-  os.replace(temporary, path)
+  atomic.write(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_meta(workdir: Path, step: int | None = None) -> dict[str, Any]:
@@ -104,19 +102,37 @@ def read_meta(workdir: Path, step: int | None = None) -> dict[str, Any]:
 
 
 def read_result(workdir: Path, steps: int) -> dict[str, Any] | None:
-  """The run's result.json if it is that of a run of so many steps."""
+  """The run's result.json if it is that of a run of so many steps, and whole."""
   path = workdir / RESULT
-  result = json.loads(path.read_text()) if path.exists() else None
-  whole = result and result["steps"] == steps and "sample" in result  # 0.1.0 wrote less
-  return result if whole else None
+  try:
+    result = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return None
+  except ValueError:  # of its encoding, or as JSON: it is made again
+    report.say(f"{path} is damaged: the end of the run is computed again.")
+    return None
+  whole = isinstance(result, dict) and result.get("steps") == steps
+  return result if whole and "sample" in result else None  # 0.1.0 wrote less
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-  """The lines of the run's metrics.jsonl; one that was cut short is left out."""
-  path, lines = workdir / METRICS, []
-  for line in path.read_text().splitlines() if path.exists() else []:
-    with contextlib.suppress(json.JSONDecodeError):
-      lines.append(json.loads(line))
+  """The lines of the run's metrics.jsonl, without those that are no metrics of a step.
+
+  The last may have been cut short by a kill; of others it is said that they are left out.
+  """
+  path, lines, damaged = workdir / METRICS, [], 0
+  there = path.read_bytes().splitlines() if path.exists() else []
+  for number, line in enumerate(there, 1):
+    try:
+      values = json.loads(line)
+    except ValueError:  # of its encoding, or as JSON
+      values = None
+    if isinstance(values, dict) and isinstance(values.get("step"), int):
+      lines.append(values)
+    else:
+      damaged += number < len(there)
+  if damaged:
+    report.say(f"{path}: {damaged:,} damaged lines are left out.")
   return lines
 
 
