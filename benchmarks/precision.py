@@ -55,7 +55,8 @@ def _attention() -> dict[str, tuple[float, float]]:
   from crate_jax.model.attention import causal_attention, choose_kernel
 
   one = turns.shape()
-  kernel = choose_kernel(jax.devices()[0], turns.config("crate", dtype="bfloat16").model)
+  half = turns.config("crate", one._replace(dtype="bfloat16"))
+  kernel = choose_kernel(jax.devices()[0], half.model)
   keys = jax.random.split(jax.random.key(0), 4)
   size = 4, one.context, one.heads, one.width // one.heads
   q, k, v, g = (jax.random.normal(key, size).astype(jnp.bfloat16) for key in keys)

@@ -164,7 +164,7 @@ def _report(facts: dict[str, dict[str, Any]], seconds: dict[str, list[float]]) -
     ratio = turns.spread(turns.ratios(seconds, name, f"jax {what}")) if ours else ""
     count = facts.get(f"jax {what}", fact).get("flops")
     rate = count / statistics.median(times) if count else None
-    ceiling = ceilings.get(name.split()[0].replace("before", "jax"))
+    ceiling = ceilings.get("torch" if name.startswith("torch") else "jax")
     tokens = f"{fact['tokens'] / statistics.median(times):,.0f}" if "tokens" in fact else ""
     peak = next((p.flops for k, p in hardware.PEAKS if fact["device"].startswith(k)), None)
     cells = [
