@@ -77,7 +77,7 @@ def _local_gradient(
     error_CV = (probability_CV - hit_CV).astype(x_CD.dtype)
     wide = head_grad_VD.dtype
     x_grad_CD = jnp.einsum("cv,vd->cd", error_CV, head_VD, preferred_element_type=wide)
-    head_grad_VD += jnp.einsum("cd,cv->dv", x_CD, error_CV, preferred_element_type=wide).T
+    head_grad_VD += jnp.einsum("cv,cd->vd", error_CV, x_CD, preferred_element_type=wide)
     return head_grad_VD, (nll_C, x_grad_CD)
 
   wide = jnp.promote_types(x_BTD.dtype, jnp.float32)

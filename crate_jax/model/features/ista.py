@@ -78,42 +78,55 @@ def _step_forward(
   threshold: float | jax.Array,
   nonnegative: bool,
 ) -> tuple[jax.Array, tuple]:
-  residual_BTD = z_BTD
+  step_BTD = eta * z_BTD
   if a_BTC is not None:
-    residual_BTD = z_BTD - jnp.einsum("btc,cd->btd", a_BTC, dict_CD)
-  new_BTC = eta * jnp.einsum("btd,cd->btc", residual_BTD, dict_CD)
+    step_BTD = eta * (z_BTD - jnp.einsum("btc,cd->btd", a_BTC, dict_CD))
+  new_BTC = jnp.einsum("btd,cd->btc", step_BTD, dict_CD)
   if a_BTC is not None:
     new_BTC += a_BTC
   if nonnegative:
     new_BTC = jax.nn.relu(new_BTC - threshold)
   else:
     new_BTC = jax.nn.relu(new_BTC - threshold) - jax.nn.relu(-new_BTC - threshold)
-  return new_BTC, (a_BTC, residual_BTD, dict_CD, eta, threshold, new_BTC)
+  return new_BTC, (a_BTC, step_BTD, dict_CD, eta, threshold, new_BTC)
 
 
 def _step_backward(nonnegative: bool, kept: tuple, g_BTC: jax.Array) -> tuple:
-  a_BTC, residual_BTD, dict_CD, eta, threshold, new_BTC = kept
+  a_BTC, step_BTD, dict_CD, eta, threshold, new_BTC = kept
   g_BTC = jnp.where(new_BTC != 0, g_BTC, 0)
   back_BTD = jnp.einsum("btc,cd->btd", g_BTC, dict_CD)
-  z_grad_BTD = eta * back_BTD
   # A sum of products and nothing else: devices add up theirs before they exchange it.
-  dict_grad_CD = jnp.einsum("btd,btc->dc", eta * residual_BTD, g_BTC).T
-  a_grad_BTC = None
+  dict_grad_CD = _summed_products(g_BTC, step_BTD)
+  a_grad_BTC, minus_z_grad_BTD = None, -eta * back_BTD
   if a_BTC is not None:
-    a_grad_BTC = g_BTC - jnp.einsum("btd,cd->btc", z_grad_BTD, dict_CD)
-    dict_grad_CD += jnp.einsum("btd,btc->dc", -z_grad_BTD, a_BTC).T
+    a_grad_BTC = g_BTC + jnp.einsum("btd,cd->btc", minus_z_grad_BTD, dict_CD)
+    dict_grad_CD += _summed_products(a_BTC, minus_z_grad_BTD)
   # By the two scalars, where they are learned; XLA drops what nobody asks for.
   wide = jnp.promote_types(g_BTC.dtype, jnp.float32)
-  eta_grad = jnp.sum(residual_BTD * back_BTD, dtype=wide)
+  eta_grad = jnp.sum(step_BTD * back_BTD, dtype=wide) / eta
   threshold_grad = -jnp.sum(g_BTC if nonnegative else g_BTC * jnp.sign(new_BTC), dtype=wide)
   scalars = [
     gradient.astype(jnp.result_type(scalar))
     for scalar, gradient in ((eta, eta_grad), (threshold, threshold_grad))
   ]
-  return a_grad_BTC, z_grad_BTD, dict_grad_CD, *scalars
+  return a_grad_BTC, -minus_z_grad_BTD, dict_grad_CD, *scalars
 
 
 _step.defvjp(_step_forward, _step_backward)
+
+
+def _summed_products(x_BTC: jax.Array, y_BTD: jax.Array) -> jax.Array:
+  """The outer products of two vectors of each token, summed over all.
+
+  XLA's CPU compiler transposes the first array of such a product before it multiplies: let that be
+  the narrow one. Its GPU compiler, asked in that order, transposes where it need not.
+  """
+  return jax.lax.platform_dependent(
+    x_BTC,
+    y_BTD,
+    cpu=lambda x_BTC, y_BTD: jnp.einsum("btd,btc->dc", y_BTD, x_BTC).T,
+    default=lambda x_BTC, y_BTD: jnp.einsum("btc,btd->cd", x_BTC, y_BTD),
+  )
 
 
 class ISTA(nn.Module):
