@@ -1,7 +1,7 @@
 """Cross-entropy of the next token from the stream, without the logits of a batch ever being whole.
 
-The logits of 50,304 tokens are by far the largest array of a step. Here those of an eighth of a
-device's tokens, or of `CHUNK`, exist at a time, forward and backward.
+The logits of 50,304 tokens are by far the largest array of a step. Here those of `CHUNK` tokens
+at a time exist on a device, forward and backward.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from crate_jax.model import layout
 
-CHUNK = 1024  # tokens at least: enough that the head's products are large ones
+CHUNK = 1024  # tokens of one device: enough that the head's products are large ones
 
 # How the arguments lie over the devices: tokens by the batch, the head by its vocabulary.
 _STREAM, _HEAD, _TOKENS = ("batch", None, None), ("vocab", None), ("batch", None)
@@ -100,20 +100,16 @@ def _nll(
   wide = jnp.promote_types(x_CD.dtype, jnp.float32)
   logits_CV = jnp.einsum("cd,vd->cv", x_CD, head_VD, preferred_element_type=wide)
   first = jax.lax.axis_index(axes) * head_VD.shape[0] if axes else 0
-  row_C = targets_C - first
-  here_C = (row_C >= 0) & (row_C < head_VD.shape[0])
-  target_C = jnp.take_along_axis(logits_CV, jnp.where(here_C, row_C, 0)[:, None], axis=1)[:, 0]
+  hit_CV = jnp.arange(head_VD.shape[0]) + first == targets_C[:, None]
   most_C = jax.lax.stop_gradient(jnp.max(logits_CV, axis=-1))
   if axes:
     most_C = jax.lax.pmax(most_C, axes)
-  total_C = jnp.sum(jnp.exp(logits_CV - most_C[:, None]), axis=-1)
+  above_CV = jnp.exp(logits_CV - most_C[:, None])
+  total_C = jnp.sum(above_CV, axis=-1)
+  target_C = jnp.sum(jnp.where(hit_CV, logits_CV, 0), axis=-1)
   if axes:
-    total_C, target_C = jax.lax.psum((total_C, jnp.where(here_C, target_C, 0)), axes)
-  log_total_C = jnp.log(total_C) + most_C
-  # One pass over the logits gives both of these; kept apart, the exponentials would take another.
-  probability_CV = jnp.exp(logits_CV - log_total_C[:, None])
-  hit_CV = jnp.arange(head_VD.shape[0]) == row_C[:, None]
-  return log_total_C - target_C, probability_CV, hit_CV
+    total_C, target_C = jax.lax.psum((total_C, target_C), axes)
+  return jnp.log(total_C) + most_C - target_C, above_CV / total_C[:, None], hit_CV
 
 
 def _chunks(x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -122,7 +118,7 @@ def _chunks(x_BTD: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Arr
   What is made up is dropped from every result, and adds zero to the head's gradient.
   """
   count = targets_BT.size
-  size = min(max(CHUNK, -(-count // 8)), count)
+  size = min(CHUNK, count)
   padding = -count % size
 
   def chunked(x: jax.Array) -> jax.Array:
