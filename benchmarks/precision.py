@@ -1,10 +1,9 @@
 """What bfloat16 and the device's attention kernel change: beside float32 on the same device.
 
 Attention alone: output and gradient of the plain kernel in bfloat16 and of the one that the device
-takes, relative to the plain one in float32 with exact products. Training: the losses of a model of
---shape over some updates, in bfloat16 and in float32, from one start on one series of batches. The
-exit status is 1 if one is further off than it may be. With --out writes OUT/precision-SHAPE.md and
-.json.
+takes, relative to the plain one in float32 with exact products. Training: loss and gradient of a
+model of --shape, at its start and after some updates, likewise. The exit status is 1 if one is
+further off than it may be. With --out writes OUT/precision-SHAPE.md and .json.
 
   python benchmarks/precision.py --shape=base --out=benchmarks/speed
 """
@@ -21,7 +20,8 @@ from crate_jax.errors import UserError
 UPDATES = flags.DEFINE_integer("updates", 60, "Of each training.", lower_bound=10)
 BATCH = flags.DEFINE_integer("batch", 8, "Windows in a batch of these.", lower_bound=1)
 ATTENTION_BOUND = 1e-2  # bfloat16 keeps 8 bits of a number: 4e-3
-LOSS_BOUND = 1e-2  # of the mean loss of the last ten updates
+LOSS_BOUND = 1e-3  # a mean over thousands of tokens
+GRADIENT_BOUND = 0.1
 
 
 def main() -> None:
@@ -32,19 +32,19 @@ def main() -> None:
     "|---|---|---|",
     *(f"| {name} | {a:.1e} | {b:.1e} |" for name, (a, b) in attention.items()),
     "",
-    f"| mean loss of the last ten of {UPDATES.value} updates | float32 | bfloat16 | off by |",
-    "|---|---|---|---|",
-    *(
-      f"| {name} | {one:.4f} | {two:.4f} | {two / one - 1:+.1e} |"
-      for name, (one, two) in trained.items()
-    ),
+    "| a model | loss, float32 | loss, bfloat16 | off by | gradient off by |",
+    "|---|---|---|---|---|",
   ]
+  for name, rows in trained.items():
+    for when, row in zip(("at its start", f"after {UPDATES.value} updates"), rows, strict=True):
+      lines.append("| {}, {} | {:.4f} | {:.4f} | {:.1e} | {:.1e} |".format(name, when, *row))
   measured = {"attention": attention, "training": trained}
   turns.write(f"precision-{turns.SHAPE.value}", "What bfloat16 changes", lines, measured)
   if max(max(pair) for pair in attention.values()) > ATTENTION_BOUND:
     raise UserError(f"Attention is off by more than {ATTENTION_BOUND}.")
-  if max(abs(two / one - 1) for one, two in trained.values()) > LOSS_BOUND:
-    raise UserError(f"Training in bfloat16 is off by more than {LOSS_BOUND}.")
+  rows = [row for two in trained.values() for row in two]
+  if max(row[2] for row in rows) > LOSS_BOUND or max(row[3] for row in rows) > GRADIENT_BOUND:
+    raise UserError(f"A loss is off by more than {LOSS_BOUND}, a gradient by {GRADIENT_BOUND}.")
 
 
 def _attention() -> dict[str, tuple[float, float]]:
@@ -83,34 +83,61 @@ def _attention() -> dict[str, tuple[float, float]]:
   return found
 
 
-def _training() -> dict[str, tuple[float, float]]:
-  """Mean of the last ten losses in float32 and in bfloat16, by architecture."""
+def _training() -> dict[str, list[tuple[float, float, float, float]]]:
+  """Losses in float32 and in bfloat16, and how far off loss and gradient are, by architecture.
+
+  At the start and after updates in bfloat16, always of the same parameters on the same batch: two
+  trainings that start to learn an update apart would differ by more than their arithmetic.
+  """
   import jax
+  import jax.numpy as jnp
   import numpy as np
 
+  from crate_jax.model.lm import LM
   from crate_jax.training import program
 
   one = turns.shape()._replace(batch=BATCH.value)
   rng = np.random.default_rng(0)
   follows = rng.integers(0, one.vocabulary, (one.vocabulary, 2))  # a text of so many bigrams
-  batches = np.zeros((UPDATES.value, one.batch, one.context + 1), np.int32)
+  batches = np.zeros((UPDATES.value + 1, one.batch, one.context + 1), np.int32)
   for place in range(1, one.context + 1):
     chosen = rng.integers(0, 2, batches.shape[:2])
     batches[:, :, place] = follows[batches[:, :, place - 1], chosen]
   found = {}
   for architecture in ("crate", "gpt2"):
-    ends = []
+    built, gradient = {}, {}
     for dtype in ("float32", "bfloat16"):
       c = turns.config(architecture, one._replace(dtype=dtype))
       fast = dataclasses.replace(c.optimizer, warmup_steps=5)
-      built = program.build(dataclasses.replace(c, optimizer=fast))
-      state, losses = built.init(jax.random.key(0)), []
-      for batch in batches:
-        state, metrics = built.update(state, jax.device_put(batch, built.batch_sharding))
-        losses.append(metrics["loss"])
-      ends.append(float(np.mean(jax.device_get(losses[-10:]))))
-    found[architecture] = ends[0], ends[1]
+      built[dtype] = program.build(dataclasses.replace(c, optimizer=fast))
+
+      def loss(params: Any, tokens: jax.Array, model: LM = built[dtype].model) -> jax.Array:
+        nll: jax.Array = model.apply({"params": params}, tokens, method="mean_nll")
+        return nll
+
+      gradient[dtype] = jax.jit(jax.value_and_grad(loss))
+
+    def compare(params: Any) -> tuple[float, float, float, float]:
+      with jax.default_matmul_precision("highest"):
+        wide, wanted = gradient["float32"](params, batches[-1])
+      half, got = gradient["bfloat16"](params, batches[-1])
+      off = jnp.sqrt(_squares(jax.tree.map(jnp.subtract, got, wanted)) / _squares(wanted))
+      return float(wide), float(half), abs(float(half / wide) - 1), float(off)
+
+    half = built["bfloat16"]
+    state = half.init(jax.random.key(0))
+    rows = [compare(state.params)]
+    for batch in batches[:-1]:
+      state, _ = half.update(state, jax.device_put(batch, half.batch_sharding))
+    found[architecture] = [*rows, compare(state.params)]
   return found
+
+
+def _squares(tree: Any) -> Any:
+  import jax
+  import jax.numpy as jnp
+
+  return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(tree))
 
 
 if __name__ == "__main__":

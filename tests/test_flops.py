@@ -22,6 +22,9 @@ def dot_flops(jaxpr, times=1):
       out = np.prod(equation.outvars[0].aval.shape)
       total += times * 2 * int(out * np.prod([a[i] for i in contracted]))
     inner = equation.params["length"] if equation.primitive.name == "scan" else 1
+    if branches := equation.params.get("branches"):  # a device takes one of them
+      (same,) = {dot_flops(branch.jaxpr, times) for branch in branches}
+      total += same
     for value in equation.params.values():
       if hasattr(value, "jaxpr"):  # a closed program
         total += dot_flops(value.jaxpr, times * inner)
