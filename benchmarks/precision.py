@@ -93,7 +93,6 @@ def _training() -> dict[str, list[tuple[float, float, float, float]]]:
   import jax.numpy as jnp
   import numpy as np
 
-  from crate_jax.model.lm import LM
   from crate_jax.training import program
 
   one = turns.shape()._replace(batch=BATCH.value)
@@ -105,39 +104,42 @@ def _training() -> dict[str, list[tuple[float, float, float, float]]]:
     batches[:, :, place] = follows[batches[:, :, place - 1], chosen]
   found = {}
   for architecture in ("crate", "gpt2"):
-    built, gradient = {}, {}
+    built = {}
     for dtype in ("float32", "bfloat16"):
       c = turns.config(architecture, one._replace(dtype=dtype))
       fast = dataclasses.replace(c.optimizer, warmup_steps=5)
       built[dtype] = program.build(dataclasses.replace(c, optimizer=fast))
-
-      def loss(params: Any, tokens: jax.Array, model: LM = built[dtype].model) -> jax.Array:
-        nll: jax.Array = model.apply({"params": params}, tokens, method="mean_nll")
-        return nll
-
-      gradient[dtype] = jax.jit(jax.value_and_grad(loss))
-
-    def compare(params: Any) -> tuple[float, float, float, float]:
-      with jax.default_matmul_precision("highest"):
-        wide, wanted = gradient["float32"](params, batches[-1])
-      half, got = gradient["bfloat16"](params, batches[-1])
-      off = jnp.sqrt(_squares(jax.tree.map(jnp.subtract, got, wanted)) / _squares(wanted))
-      return float(wide), float(half), abs(float(half / wide) - 1), float(off)
-
-    half = built["bfloat16"]
-    state = half.init(jax.random.key(0))
-    rows = [compare(state.params)]
-    for batch in batches[:-1]:
+    wide, half = built["float32"], built["bfloat16"]
+    gradient, half_gradient = _gradient(wide.model), _gradient(half.model)
+    state, rows = half.init(jax.random.key(0)), []
+    for number, batch in enumerate(batches):
+      if number in (0, UPDATES.value):
+        with jax.default_matmul_precision("highest"):
+          loss, wanted = gradient(state.params, batches[-1])
+        half_loss, got = half_gradient(state.params, batches[-1])
+        off = _squares(jax.tree.map(jnp.subtract, got, wanted)) / _squares(wanted)
+        losses = float(loss), float(half_loss)
+        rows.append((*losses, abs(losses[1] / losses[0] - 1), off**0.5))
       state, _ = half.update(state, jax.device_put(batch, half.batch_sharding))
-    found[architecture] = [*rows, compare(state.params)]
+    found[architecture] = rows
   return found
 
 
-def _squares(tree: Any) -> Any:
+def _gradient(model: Any) -> Any:
+  """The function that gives a batch's loss, and its gradient by the parameters."""
+  import jax
+
+  def loss(params: Any, tokens: jax.Array) -> Any:
+    return model.apply({"params": params}, tokens, method="mean_nll")
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def _squares(tree: Any) -> float:
   import jax
   import jax.numpy as jnp
 
-  return sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(tree))
+  return float(sum(jnp.sum(x.astype(jnp.float32) ** 2) for x in jax.tree.leaves(tree)))
 
 
 if __name__ == "__main__":

@@ -113,3 +113,14 @@ def test_startup_is_timed_cold_and_warm(text, tmp_path):
   for marks in made["seconds"].values():
     values = [value for (value,) in marks.values()]
     assert len(values) == 3 and values == sorted(values) and values[0] > 0
+
+
+@pytest.mark.slow
+def test_precision_compares_one_models_dtypes(tmp_path):
+  done, (made,) = _run("precision", tmp_path, "--shape=tiny", "--updates=10", "--batch=2")
+  assert done.returncode == 0, done.stderr
+  start, end = made["training"]["crate"]
+  assert end[0] < start[0]
+  for loss, half, off, gradient_off in (start, end):
+    assert abs(half / loss - 1) == pytest.approx(off)
+    assert 1e-3 < gradient_off < 0.1  # 8 bits of a number

@@ -118,8 +118,9 @@ def _plain(q_BTKH: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> jax.Array
   q, k, v = (jax.lax.split(x, sizes, axis=1) for x in (q_BTKH, k_BTKH, v_BTKH))
   y_BTKH = []
   for part, end in enumerate(ends):
-    seen = [jnp.concatenate(x[: part + 1], axis=1) for x in (k, v)]
-    y_BTKH.append(_masked(q[part], *seen, jnp.arange(end - sizes[part], end)[None]))
+    seen_k, seen_v = (jnp.concatenate(x[: part + 1], axis=1) for x in (k, v))
+    query_BT = jnp.arange(end - sizes[part], end)[None]
+    y_BTKH.append(_masked(q[part], seen_k, seen_v, query_BT))
   return jnp.concatenate(y_BTKH, axis=1)
 
 
