@@ -116,7 +116,8 @@ def test_a_config_compiles_for_the_slice_that_it_states(size, topology, tpu):
   parameters = sum(x.size for x in jax.tree.leaves(lm.abstract_params(lm.LM(c.model))))
   by_hand = 3 * 4 * parameters / (planned.mesh["fsdp"] * planned.mesh["tensor"])
   assert planned.state_bytes == pytest.approx(by_hand, rel=1e-6)
-  assert planned.fits and 0.05 < roofline.mfu < 1
+  # 1: nothing but the operations limits it, and none is done twice.
+  assert planned.fits and 0.05 < roofline.mfu <= 1
   text = planned.update.as_text()
   assert "splash" in text  # the kernel, and so no scores or masks of all pairs of tokens
   assert f"{c.model.context},{c.model.context}]" not in text
