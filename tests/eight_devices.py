@@ -128,6 +128,7 @@ def work_is_shared() -> None:
   """Every device computes its own rows alone, in an update's parts and in evaluation."""
   c = config("8x1", context=16)
   c = dataclasses.replace(c, train=dataclasses.replace(c.train, batch_size=64, accumulation=4))
+  unrolled = build(c)
   # In a loop over layers: without one XLA makes rows and tokens one dimension, which names neither.
   c = dataclasses.replace(c, model=dataclasses.replace(c.model, unroll=False))
   program = build(c)
@@ -137,6 +138,10 @@ def work_is_shared() -> None:
   text = update.as_text()
   assert "[2,16,64]" in text
   assert not any(f"[{rows},16,64]" in text for rows in (4, 8, 16, 64))
+  tokens = jax.ShapeDtypeStruct((64, 17), "int32")
+  text = unrolled.update.lower(state, tokens).compile().as_text()
+  assert f"[{2 * 16},64]" in text
+  assert not any(f"[{rows * 16},64]" in text for rows in (8, 16, 64))
 
   rows, targets = np.zeros((8, 17), np.int32), np.full(8, 16, np.int32)
   placed = jax.device_put((rows, targets), program.batch_sharding)
