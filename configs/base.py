@@ -134,4 +134,19 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   h.fsdp = -1 if large else 1  # devices along which the batch and the parameters are split
   h.tensor = 1  # devices along which heads, codes and vocabulary are split
   h.topology = topology  # TPU slice that this is sized for; only `main --compile_only` reads it
+
+  c.sweep = s = (
+    config_dict.ConfigDict()
+  )  # the grid of `crate_jax.scaling.sweep`, which alone reads it
+  s.variants = (
+    config_dict.ConfigDict()
+  )  # NAME = "KEY=VALUE,..." of `model`; the first is compared to
+  s.shapes = ()  # "LAYERSxWIDTHxHEADS", in the order in which they are trained
+  s.steps = ()  # lengths, in updates: each ends with the decay of the rate
+  s.seeds = ()  # of every cell; the rates are tried with the first
+  s.rates = ()  # peak rates tried, of every variant as many; (): optimizer.learning_rate for all
+  s.interior = True  # try more rates until no variant's best is the lowest or the highest
+  s.trials = ()  # "SHAPE@STEPS", where they are tried: the smallest cell and the largest
+  s.checks = ()  # "VARIANT@SHAPE@STEPS", trained by the cosine schedule as well
+  s.tokens_per_work = 8192  # scored of every reserved work, from its middle
   return c

@@ -154,6 +154,7 @@ def resolve(config: Configuration, vocab_size: int) -> Config:
     UserError: a key is unknown, missing, of the wrong type, or contradicts another.
   """
   tree = as_dict(config)
+  tree.pop("sweep", None)  # of many runs; this is one
   optimizer, model = tree.get("optimizer"), tree.get("model")
   if isinstance(model, dict):
     _fill_parts(model)

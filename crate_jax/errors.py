@@ -23,3 +23,7 @@ class UserError(Exception):
   The message is one sentence that names the file, key or value at fault. Commands print it
   without a traceback and exit with status 1 (see `crate_jax.cli`).
   """
+
+
+class Diverged(UserError):
+  """Updates of a run are not finite, whatever is done: its rate is too high."""

@@ -14,7 +14,7 @@ from crate_jax import config as config_lib
 from crate_jax.config import Config, Configuration
 from crate_jax.data import pipeline
 from crate_jax.data.tokenizer import Tokenizer
-from crate_jax.errors import Stopped, UserError
+from crate_jax.errors import Diverged, Stopped, UserError
 from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation import references
 from crate_jax.model import lm
@@ -231,7 +231,7 @@ def _train(
     count, at = c.train.max_refused, diverged.step
     what = f"{count} updates in a row were not finite and not applied, at step {at:,}"
     if newest == gone_back_to:
-      raise UserError(
+      raise Diverged(
         f"{what}, again after going back to step {newest:,}: lower optimizer.learning_rate."
       )
     step, state = _restore(workdir, program) if newest else (0, _begin(program, c))

@@ -16,6 +16,7 @@ result.json        the end of the run; written last
 import contextlib
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -199,6 +200,26 @@ def write_description(workdir: Path, config: Config, corpus: Corpus) -> None:
   corpus.tokenizer.save(workdir / TOKENIZER)
   write_json(workdir / CONFIG, config_lib.to_dict(config))
   write_json(workdir / DATA, corpus.facts)
+
+
+def branch(source: Path, step: int, workdir: Path) -> None:
+  """Makes a run that stands where another stood after `step`, to go on from there.
+
+  It is there whole or not at all. Trained on, it is bit for bit the run that its config would have
+  been from the start, which `check_resume` sees to.
+
+  Args:
+    source: the other run's folder.
+    step: one of its checkpoints.
+    workdir: the new run's folder, which must not be there.
+  """
+  made = workdir.with_name(f".{workdir.name}.branching")
+  shutil.rmtree(made, ignore_errors=True)  # of one that was killed
+  there = checkpoint.directory(source) / str(step)
+  shutil.copytree(there, checkpoint.directory(made) / str(step))
+  for name in (TOKENIZER, CONFIG, DATA, METRICS):
+    shutil.copy2(source / name, made / name)
+  made.rename(workdir)
 
 
 def source_tokenizer(init_from: str) -> Tokenizer:

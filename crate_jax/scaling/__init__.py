@@ -1,0 +1,1 @@
+"""Scaling studies: the grid, its runs, the fits, and what they answer."""

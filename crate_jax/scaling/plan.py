@@ -1,0 +1,182 @@
+"""What a sweep has done and what is left of it."""
+
+import time
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from crate_jax import config as config_lib
+from crate_jax.data import atomic, local, preparation, shards
+from crate_jax.errors import UserError
+from crate_jax.model import flops
+from crate_jax.scaling import cell as cell_lib
+from crate_jax.scaling import grid as grid_lib
+from crate_jax.scaling import table
+from crate_jax.scaling.grid import Cell, Shape
+from crate_jax.training import report
+
+TEXT = "text"  # folder of what is prepared
+
+
+class Plan:
+  """A sweep: its config, its grid, and what came of the cells that have ended.
+
+  Attributes:
+    config: the sweep's, with `data.prepared`.
+    grid: what it declares.
+    workdir: its folder.
+    results: by the names of cells, what came of those that have ended.
+  """
+
+  def __init__(self, config: ConfigDict, workdir: Path) -> None:
+    """Reads the folder, and prepares the text if that is not done.
+
+    Raises:
+      UserError: a key is wrong, the text cannot be read, or the folder is another sweep's.
+    """
+    self.grid, self.workdir = grid_lib.read(config), workdir
+    config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
+    self.config = config.copy_and_resolve_references()
+    there = (workdir / table.PARQUET).exists()
+    self.results = cell_lib.from_rows(table.read(workdir)) if there else {}
+    self.results |= cell_lib.results(workdir)
+    for cell in self.cells():
+      if cell.name in self.results:
+        self._check(cell)
+    if not self.config.data.prepared:
+      self.config.data.prepared = str(_prepared(self.config, workdir / TEXT))
+    self._started, self._done = time.monotonic(), 0.0
+
+  def _check(self, cell: Cell) -> None:
+    now = grid_lib.digest(grid_lib.cell_config(self.config, self.grid, cell), self.grid)
+    if self.results[cell.name]["digest"] != now:
+      raise UserError(
+        f"{self.workdir} holds {cell.name} as another config makes it: choose another --workdir or "
+        "the config that it was begun with."
+      )
+
+  def _losses(self) -> dict[str, float]:
+    return {name: result["loss_of_rates"] for name, result in self.results.items()}
+
+  @property
+  def trying(self) -> bool:
+    """Whether rates are still to be tried."""
+    return any(cell.name not in self.results for cell in self._trials())
+
+  def _trials(self) -> list[Cell]:
+    return grid_lib.trials(self.grid, self._losses())
+
+  def _chosen(self) -> dict[tuple[str, Shape], float]:
+    return grid_lib.chosen(self.grid, self._losses())
+
+  def cells(self) -> list[Cell]:
+    """Those known: the trials, and once these have ended the grid and its checks."""
+    cells = self._trials()
+    if not self.trying:
+      cells += grid_lib.cells(self.grid, self._chosen()) + grid_lib.checks(
+        self.grid, self._chosen()
+      )
+    return list(dict.fromkeys(cells))
+
+  def left(self) -> list[Cell]:
+    """Of these, those that have not ended."""
+    return [cell for cell in self.cells() if cell.name not in self.results]
+
+  def named(self, name: str) -> Cell:
+    """The cell of a name.
+
+    Raises:
+      UserError: there is none in the grid, or its rate is not chosen yet.
+    """
+    for cell in self.cells():
+      if cell.name == name:
+        return cell
+    later = ", whose rates are still to be tried" if self.trying else ""
+    raise UserError(f"--only={name} is not a cell of this sweep{later}: --print lists them.")
+
+  def ended(self, cell: Cell) -> None:
+    """Takes up what came of a cell, and says it."""
+    self.results |= cell_lib.results(self.workdir)
+    self._done += self._cost(cell)
+    self.write()
+    result, left = self.results[cell.name], self.left()
+    pace = (time.monotonic() - self._started) / self._done
+    cells, loss = self.cells(), result["loss"]
+    report.say(
+      f"{len(cells) - len(left)}/{len(cells)}  {cell.name}  loss {loss:.4f}  "
+      f"{report.duration(pace * sum(map(self._cost, left)))} left"
+      + (", then the grid" if self.trying else "")
+    )
+
+  def _cost(self, cell: Cell) -> float:
+    """FLOPs, those that a branch spares not among them."""
+    c = grid_lib.cell_config(self.config, self.grid, cell)
+    tokens = c.train.batch_size * c.model.context
+    model = config_lib.resolve_without_text(c).model
+    shorter = [0, *(self.grid.leaves(s) for s in self.grid.steps if s < cell.steps)]
+    steps = cell.steps - (max(shorter) if cell.schedule == "wsd" else 0)
+    return float(flops.training_flops_per_token(model)) * tokens * steps
+
+  def write(self) -> None:
+    """Writes the tables of what there is."""
+    rows = []
+    for kind, cells in self._kinds().items():
+      there = [cell.name for cell in cells if cell.name in self.results]
+      rows += [cell_lib.row(self.results[name], kind) for name in there]
+    if rows:
+      table.write(self.workdir, rows)
+    if self.grid.rates and not self.trying:
+      atomic.write(self.workdir / "rates.md", self._rates())
+
+  def _kinds(self) -> dict[str, list[Cell]]:
+    kinds = {"trial": self._trials()}
+    if not self.trying:
+      kinds["grid"] = grid_lib.cells(self.grid, self._chosen())
+      kinds["check"] = grid_lib.checks(self.grid, self._chosen())
+    return kinds
+
+  def say(self) -> None:
+    """Says what there is to do, and what branches spare."""
+    cells, left = self.cells(), self.left()
+    what = "trials of rates" if self.trying else "cells"
+    report.say(f"{self.workdir}: {len(cells)} {what}, {len(cells) - len(left)} of them done")
+    shared, alone = grid_lib.updates(self.grid, cells)
+    report.say(
+      f"{shared:,} updates in all; {alone:,} if every cell were trained from its start "
+      f"({1 - shared / alone:.0%} spared by trunks)"
+    )
+    if not self.trying and self.grid.rates:
+      report.say(self._rates())
+
+  def _rates(self) -> str:
+    """The losses at every rate that was tried, and the rates chosen, as Markdown."""
+    losses = self._losses()
+    tried = grid_lib.rates(self.grid, losses)
+    lines = ["| variant | trial | " + " | ".join(f"{rate:g}" for rate in tried) + " |"]
+    lines.append("|---" * (len(tried) + 2) + "|")
+    trials = {(c.variant, c.shape, c.steps, c.rate): losses[c.name] for c in self._trials()}
+    for variant in self.grid.variants:
+      for shape, steps in self.grid.trials:
+        found = [trials[variant, shape, steps, rate] for rate in tried]
+        cells = [f"**{x:.4f}**" if x == min(found) else f"{x:.4f}" for x in found]
+        lines.append(f"| {variant} | {shape}, {steps:,} steps | " + " | ".join(cells) + " |")
+    rates = [f"{v} {s} {rate:g}" for (v, s), rate in self._chosen().items()]
+    return "\n".join([*lines, "", f"Chosen: {', '.join(rates)}.", ""])
+
+
+def _prepared(config: ConfigDict, out: Path) -> Path:
+  """The text of a config, prepared once."""
+  if not (out / shards.MANIFEST).exists():
+    data = config_lib.data_config(config)
+    if not data.train:
+      raise UserError("The config names no text: --config.data.train=FILE does.")
+    report.say(f"preparing {data.train} in {out} ...")
+    recipe = {
+      "train": data.train,
+      "validation": data.validation,
+      "validation_fraction": data.validation_fraction,
+      "tokenizer": data.tokenizer,
+      "bpe_vocab_size": data.bpe_vocab_size,
+    }
+    local.prepare(preparation.Preparation(out, **recipe, cache=data.cache))  # type: ignore[arg-type]
+  return out

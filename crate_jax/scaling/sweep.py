@@ -1,0 +1,129 @@
+"""Trains a grid of models: architectures by shapes by lengths by seeds, at rates chosen fairly.
+
+Reads the config's `sweep` (configs/base.py says what its keys are) and its text, which is prepared
+once in WORKDIR/text unless data.prepared names one. First every variant is tried at every rate, then
+the grid is trained at the best. Every length is a branch that leaves the trunk of its variant, shape
+and seed for its last fifth, in which the rate decays, so that a trunk is trained once.
+
+Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and table.csv (`scaling.table`),
+WORKDIR/rates.md, and the runs in WORKDIR/runs. The same command goes on where it was stopped; cells
+that stand in a table already are not trained again. A cell that breaks is tried three times, then named
+at the end, and the exit status is 1.
+
+  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2
+  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --print
+  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --verify=2
+
+--print prints a command for each cell that is not trained yet, to be run anywhere that sees WORKDIR (the
+engines of launch/), and ends; they may run in any order, and in the printed one spare most.
+"""
+
+import random
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+from ml_collections import config_flags
+
+from crate_jax import cli
+from crate_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from crate_jax.scaling.plan import Plan
+
+CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "The config file, FILE.py[:ARGUMENT]; --config.KEY=VALUE changes a key."
+)
+WORKDIR = flags.DEFINE_string("workdir", "", "The sweep's folder, made if it is not there.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Cells at a time, which share this machine's cores.", 1)
+PRINT = flags.DEFINE_bool("print", False, "Print a command for each cell that is left, and end.")
+ONLY = flags.DEFINE_string("only", "", "Train this cell alone.")
+VERIFY = flags.DEFINE_integer("verify", 0, "Train so many cells again, and compare bit for bit.", 0)
+
+
+def main() -> None:
+  """Trains what is left."""
+  if sum([PRINT.value, bool(ONLY.value), bool(VERIFY.value)]) > 1:
+    raise flags.Error("--print, --only and --verify exclude each other.")
+  from crate_jax.training import processes  # not before: --help and wrong flags answer at once
+
+  processes.start("", None, None, wait_seconds=300)  # of a pod; here it does nothing
+  from crate_jax import lock
+  from crate_jax.scaling import cell as cell_lib
+  from crate_jax.scaling.plan import Plan
+
+  workdir = Path(WORKDIR.value).expanduser()
+  if ONLY.value:
+    plan = Plan(CONFIG.value, workdir)
+    cell_lib.train(plan.config, plan.named(ONLY.value), workdir)
+    processes.finish()
+    return
+  with lock.held(workdir, f"--workdir={workdir}"):
+    plan = Plan(CONFIG.value, workdir)
+    if PRINT.value:
+      _print(plan)
+    elif VERIFY.value:
+      _verify(plan, VERIFY.value)
+    else:
+      _sweep(plan)
+
+
+def _sweep(plan: "Plan") -> None:
+  from crate_jax.scaling import workers
+
+  broken: list[str] = []
+  while not broken and (cells := plan.left()):
+    plan.say()
+    broken = workers.train(plan.config, cells, plan.workdir, JOBS.value, plan.ended)
+  plan.write()
+  plan.say()
+  if broken:
+    raise UserError(
+      f"{len(broken)} cells broke three times each, and what they printed is in "
+      f"{plan.workdir / 'runs'}: {', '.join(broken)}."
+    )
+
+
+def _print(plan: "Plan") -> None:
+  """The commands, with the flags that this one was given."""
+  cells = plan.left()
+  given = [a for a in sys.argv[1:] if not a.lstrip("-").startswith(("print", "jobs"))]
+  for cell in cells:
+    command = [cli.python(), "-m", "crate_jax.scaling.sweep", *given, f"--only={cell.name}"]
+    print(shlex.join(command))
+  if plan.trying and cells:
+    print(f"# {len(cells)} trials of rates; the grid's cells are known once these are done.")
+
+
+def _verify(plan: "Plan", count: int) -> None:
+  """Trains cells again from the start, without a branch, and compares them with the table."""
+  from crate_jax.scaling import cell as cell_lib
+  from crate_jax.scaling import workers
+
+  ended = [cell for cell in plan.cells() if plan.results.get(cell.name, {}).get("weights")]
+  if len(ended) < count:
+    raise UserError(f"--verify={count}: {len(ended)} cells have ended.")
+  again = plan.workdir / "verify"
+  shutil.rmtree(again, ignore_errors=True)
+  chosen = random.SystemRandom().sample(ended, count)
+  broken = workers.train(plan.config, chosen, again, JOBS.value, lambda cell: None, straight=True)
+  results, wrong = cell_lib.results(again), list(broken)
+  for cell in chosen:
+    if cell.name not in broken:
+      before, now = plan.results[cell.name], results[cell.name]
+      keys = ("weights", "loss", "loss_of_rates", "work_nats", "text")
+      different = [key for key in keys if before[key] != now[key]]
+      same = f"differs in {', '.join(different)}" if different else "the same, bit for bit"
+      print(f"{cell.name}: loss {before['loss']:.6f}, again {now['loss']:.6f}: {same}", flush=True)
+      wrong += [cell.name] * bool(different)
+  if wrong:
+    raise UserError(
+      f"Trained again from the start these cells are not the same: {', '.join(wrong)}."
+    )
+
+
+if __name__ == "__main__":
+  cli.run(main, required=["config", "workdir"])
