@@ -137,10 +137,8 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
 
   c.sweep = s = (
     config_dict.ConfigDict()
-  )  # the grid of `crate_jax.scaling.sweep`, which alone reads it
-  s.variants = (
-    config_dict.ConfigDict()
-  )  # NAME = "KEY=VALUE,..." of `model`; the first is compared to
+  )  # the grid of `crate_jax.scaling.sweep`; nothing else reads it
+  s.variants = config_dict.ConfigDict()  # NAME = "KEY=VALUE,..." of keys of `model`
   s.shapes = ()  # "LAYERSxWIDTHxHEADS", in the order in which they are trained
   s.steps = ()  # lengths, in updates: each ends with the decay of the rate
   s.seeds = ()  # of every cell; the rates are tried with the first

@@ -46,7 +46,7 @@ def result_path(workdir: Path, name: str) -> Path:
 
 
 def train(config: ConfigDict, cell: Cell, workdir: Path, *, straight: bool = False) -> None:
-  """Trains a cell, from where the longest shorter one of its trunk left that, and writes its result.
+  """Trains a cell from where the longest shorter one left their trunk, and writes its result.
 
   Args:
     config: of the sweep, with `data.prepared`.
@@ -137,7 +137,7 @@ def _scored(run: Run, config: ConfigDict) -> dict[str, Any]:
 
   Every second work, in the text's order, is for choosing rates, and the others are for all else.
   """
-  works = list(reserved(Path(config.data.prepared), config.sweep.tokens_per_work))
+  works = list(reserved(Path(config.data.prepared).expanduser(), config.sweep.tokens_per_work))
   evaluation, for_rates = ([run.loss(work) for work in works[first::2]] for first in (0, 1))
   nats = [work.nats * work.tokens for work in evaluation]
   total = sum(nats) / sum(work.tokens for work in evaluation)

@@ -1,4 +1,4 @@
-"""The grid of a sweep: which cells there are, at which rates, and what config each is trained by."""
+"""The grid of a sweep: which cells there are, at which rates, and what config trains each."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ from crate_jax.errors import UserError
 from crate_jax.training import workdir as files
 
 MOST_ADDED = 4  # rates on top of those of the config, in search of an interior optimum
-# What decides the result of a cell is all but what may differ when a run goes on, and where it lies.
+# Keys that may differ when a run goes on, and yet decide what comes of it; the others do not.
 _DECIDES = {"train.steps", "train.batch_size"}
 
 
@@ -239,7 +239,7 @@ def chosen(grid: Grid, losses: Mapping[str, float]) -> dict[tuple[str, Shape], f
 
   Where a shape was tried it is the one that did best there; between two such shapes it is
   interpolated, both logarithms, in the size of the blocks, and outside of them it is the nearest
-  one's. No law of depth is assumed: those known are of residual blocks, and ISTA replaces the stream.
+  one's. No law of depth is assumed: those known are of residual blocks, and ISTA has no residual.
 
   Raises:
     UserError: a variant's best rate is the lowest or the highest that was tried.

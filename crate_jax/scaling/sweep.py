@@ -1,21 +1,21 @@
 """Trains a grid of models: architectures by shapes by lengths by seeds, at rates chosen fairly.
 
 Reads the config's `sweep` (configs/base.py says what its keys are) and its text, which is prepared
-once in WORKDIR/text unless data.prepared names one. First every variant is tried at every rate, then
-the grid is trained at the best. Every length is a branch that leaves the trunk of its variant, shape
-and seed for its last fifth, in which the rate decays, so that a trunk is trained once.
+once in WORKDIR/text unless data.prepared names a folder. First every variant is tried at every
+rate, then the grid is trained at the best. Every length is a branch that leaves the trunk of its variant,
+shape and seed for its last fifth, in which the rate decays, so that each trunk is trained once.
 
-Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and table.csv (`scaling.table`),
-WORKDIR/rates.md, and the runs in WORKDIR/runs. The same command goes on where it was stopped; cells
-that stand in a table already are not trained again. A cell that breaks is tried three times, then named
-at the end, and the exit status is 1.
+Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and table.csv (see
+`scaling.table`), WORKDIR/rates.md, and the runs in WORKDIR/runs. The same command goes on where it
+was stopped; cells that stand in a table already are not trained again. A cell that breaks is tried
+three times, then named at the end, and the exit status is 1.
 
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --print
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --verify=2
 
---print prints a command for each cell that is not trained yet, to be run anywhere that sees WORKDIR (the
-engines of launch/), and ends; they may run in any order, and in the printed one spare most.
+--print prints a command for each cell that is not trained yet, to be run anywhere that sees WORKDIR
+(the engines of launch/), and ends; they may run in any order, and in the printed one spare most.
 """
 
 import random
@@ -32,7 +32,7 @@ from crate_jax import cli
 from crate_jax.errors import UserError
 
 if TYPE_CHECKING:
-  from crate_jax.scaling.plan import Plan
+  from crate_jax.scaling.progress import Progress
 
 CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The config file, FILE.py[:ARGUMENT]; --config.KEY=VALUE changes a key."
@@ -53,67 +53,69 @@ def main() -> None:
   processes.start("", None, None, wait_seconds=300)  # of a pod; here it does nothing
   from crate_jax import lock
   from crate_jax.scaling import cell as cell_lib
-  from crate_jax.scaling.plan import Plan
+  from crate_jax.scaling.progress import Progress
 
   workdir = Path(WORKDIR.value).expanduser()
   if ONLY.value:
-    plan = Plan(CONFIG.value, workdir)
-    cell_lib.train(plan.config, plan.named(ONLY.value), workdir)
+    progress = Progress(CONFIG.value, workdir)
+    cell_lib.train(progress.config, progress.named(ONLY.value), workdir)
     processes.finish()
     return
   with lock.held(workdir, f"--workdir={workdir}"):
-    plan = Plan(CONFIG.value, workdir)
+    progress = Progress(CONFIG.value, workdir)
     if PRINT.value:
-      _print(plan)
+      _print(progress)
     elif VERIFY.value:
-      _verify(plan, VERIFY.value)
+      _verify(progress, VERIFY.value)
     else:
-      _sweep(plan)
+      _sweep(progress)
 
 
-def _sweep(plan: "Plan") -> None:
+def _sweep(progress: "Progress") -> None:
   from crate_jax.scaling import workers
 
   broken: list[str] = []
-  while not broken and (cells := plan.left()):
-    plan.say()
-    broken = workers.train(plan.config, cells, plan.workdir, JOBS.value, plan.ended)
-  plan.write()
-  plan.say()
+  while not broken and (cells := progress.left()):
+    progress.say()
+    broken = workers.train(progress.config, cells, progress.workdir, JOBS.value, progress.ended)
+  progress.write()
+  progress.say()
   if broken:
     raise UserError(
       f"{len(broken)} cells broke three times each, and what they printed is in "
-      f"{plan.workdir / 'runs'}: {', '.join(broken)}."
+      f"{progress.workdir / 'runs'}: {', '.join(broken)}."
     )
 
 
-def _print(plan: "Plan") -> None:
+def _print(progress: "Progress") -> None:
   """The commands, with the flags that this one was given."""
-  cells = plan.left()
+  cells = progress.left()
   given = [a for a in sys.argv[1:] if not a.lstrip("-").startswith(("print", "jobs"))]
   for cell in cells:
     command = [cli.python(), "-m", "crate_jax.scaling.sweep", *given, f"--only={cell.name}"]
     print(shlex.join(command))
-  if plan.trying and cells:
+  if progress.trying and cells:
     print(f"# {len(cells)} trials of rates; the grid's cells are known once these are done.")
 
 
-def _verify(plan: "Plan", count: int) -> None:
+def _verify(progress: "Progress", count: int) -> None:
   """Trains cells again from the start, without a branch, and compares them with the table."""
   from crate_jax.scaling import cell as cell_lib
   from crate_jax.scaling import workers
 
-  ended = [cell for cell in plan.cells() if plan.results.get(cell.name, {}).get("weights")]
+  ended = [cell for cell in progress.cells() if progress.results.get(cell.name, {}).get("weights")]
   if len(ended) < count:
     raise UserError(f"--verify={count}: {len(ended)} cells have ended.")
-  again = plan.workdir / "verify"
+  again = progress.workdir / "verify"
   shutil.rmtree(again, ignore_errors=True)
   chosen = random.SystemRandom().sample(ended, count)
-  broken = workers.train(plan.config, chosen, again, JOBS.value, lambda cell: None, straight=True)
+  broken = workers.train(
+    progress.config, chosen, again, JOBS.value, lambda cell: None, straight=True
+  )
   results, wrong = cell_lib.results(again), list(broken)
   for cell in chosen:
     if cell.name not in broken:
-      before, now = plan.results[cell.name], results[cell.name]
+      before, now = progress.results[cell.name], results[cell.name]
       keys = ("weights", "loss", "loss_of_rates", "work_nats", "text")
       different = [key for key in keys if before[key] != now[key]]
       same = f"differs in {', '.join(different)}" if different else "the same, bit for bit"

@@ -18,7 +18,7 @@ from crate_jax.training import report
 TEXT = "text"  # folder of what is prepared
 
 
-class Plan:
+class Progress:
   """A sweep: its config, its grid, and what came of the cells that have ended.
 
   Attributes:
@@ -45,6 +45,8 @@ class Plan:
         self._check(cell)
     if not self.config.data.prepared:
       self.config.data.prepared = str(_prepared(self.config, workdir / TEXT))
+    text = shards.Prepared(Path(self.config.data.prepared).expanduser())
+    self._vocab_size = text.tokenizer.vocab_size
     self._started, self._done = time.monotonic(), 0.0
 
   def _check(self, cell: Cell) -> None:
@@ -112,7 +114,7 @@ class Plan:
     """FLOPs, those that a branch spares not among them."""
     c = grid_lib.cell_config(self.config, self.grid, cell)
     tokens = c.train.batch_size * c.model.context
-    model = config_lib.resolve_without_text(c).model
+    model = config_lib.resolve(c, self._vocab_size).model
     shorter = [0, *(self.grid.leaves(s) for s in self.grid.steps if s < cell.steps)]
     steps = cell.steps - (max(shorter) if cell.schedule == "wsd" else 0)
     return float(flops.training_flops_per_token(model)) * tokens * steps
