@@ -6,6 +6,7 @@
   races    two runs started at once on one folder
   disk     a disk that fills, and has room again (a tmpfs: needs root)
   numbers  a loss that is NaN at one batch, at several in a row, for ever
+  sweeps   a sweep of several models, killed at random moments, a quarter of them inside a decay
   counts   fewer devices, and fewer processes, at each start
   fuzz     mutated runs and prepared data, loaded
   cost     seconds that digests take
@@ -29,7 +30,7 @@ from typing import Any
 
 from absl import flags
 
-from benchmarks import soak_files, soak_runs
+from benchmarks import soak_files, soak_runs, soak_sweep
 from benchmarks.soak_jobs import Row
 from crate_jax import cli
 from crate_jax.errors import UserError
@@ -42,6 +43,7 @@ EXPERIMENTS: dict[str, tuple[Callable[..., list[Row]], int | None]] = {
   "races": (soak_runs.races, 20),
   "disk": (soak_runs.disk, None),
   "numbers": (soak_runs.numbers, None),
+  "sweeps": (soak_sweep.sweeps, 20),
   "counts": (soak_runs.counts, None),
   "fuzz": (soak_files.fuzz, 400),
   "cost": (soak_files.cost, None),

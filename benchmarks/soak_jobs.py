@@ -96,7 +96,7 @@ def start(
   text, logs = folder / "text.txt", folder / "logs"
   logs.mkdir(parents=True, exist_ok=True)
   if not text.exists():
-    text.write_text(_text())
+    write_text(text)
   environment = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
@@ -197,8 +197,9 @@ def saved(run: Path, temporary: bool = False) -> list[int]:
   return sorted(int(name) for name in names if name.isdigit())
 
 
-def _text() -> str:
-  """Thirty documents, about 60 kB of words that follow one another by chance."""
+def write_text(path: Path) -> None:
+  """Writes thirty documents, about 60 kB of words that follow one another by chance."""
   rng = random.Random(0)
   words = "the cat sat on a mat and saw that dog run to his own red hat by it".split()  # noqa: SIM905
-  return "<|endoftext|>\n".join(" ".join(rng.choices(words, k=600)) + "\n" for _ in range(30))
+  documents = (" ".join(rng.choices(words, k=600)) + "\n" for _ in range(30))
+  path.write_text("<|endoftext|>\n".join(documents))

@@ -13,7 +13,16 @@ CONFIGS = sorted(p.stem for p in Path(conftest.ROOT, "configs").glob("*.py"))
 
 
 def test_every_config_resolves():
-  assert CONFIGS == ["base", "c4", "pile", "shakespeare_char", "tiny"]
+  assert CONFIGS == [
+    "ablations",
+    "base",
+    "c4",
+    "pile",
+    "plateau",
+    "plateau_pile",
+    "shakespeare_char",
+    "tiny",
+  ]
   for config in (base, shakespeare_char, tiny):
     for argument in ([], ["gpt2" if config is not base else "1L,gpt2"]):
       resolved = config_lib.resolve(config.get_config(*argument), 200)

@@ -2,13 +2,13 @@
 
 Reads the config's `sweep` (configs/base.py says what its keys are) and its text, which is prepared
 once in WORKDIR/text unless data.prepared names a folder. First every variant is tried at every
-rate, then the grid is trained at the best. Every length is a branch that leaves the trunk of its variant,
-shape and seed for its last fifth, in which the rate decays, so that each trunk is trained once.
+rate, then the grid is trained at the best. Every length is a branch that leaves the trunk of its
+variant, shape and seed for its last fifth, in which the rate decays: each trunk is trained once.
 
 Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and table.csv (see
 `scaling.table`), WORKDIR/rates.md, and the runs in WORKDIR/runs. The same command goes on where it
 was stopped; cells that stand in a table already are not trained again. A cell that breaks is tried
-three times, then named at the end, and the exit status is 1.
+up to three times, then named at the end, and the exit status is 1.
 
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --print
@@ -82,8 +82,8 @@ def _sweep(progress: "Progress") -> None:
   progress.say()
   if broken:
     raise UserError(
-      f"{len(broken)} cells broke three times each, and what they printed is in "
-      f"{progress.workdir / 'runs'}: {', '.join(broken)}."
+      f"{len(broken)} cells broke, and what they printed is in {progress.workdir / 'runs'}: "
+      f"{', '.join(broken)}."
     )
 
 

@@ -23,7 +23,8 @@ from crate_jax.scaling.grid import Cell
 from crate_jax.training import report
 
 COMPILED = "compiled"  # folder of JAX's cache of programs
-ATTEMPTS = 3  # of a cell that breaks
+ATTEMPTS = 3  # of a cell that breaks; what a sentence explains would be the same again
+EXPLAINED = 64  # exit status of a process that printed such a sentence
 STOP_SECONDS = 120  # that cells have to save where they are
 
 
@@ -54,7 +55,7 @@ def train(
     straight: each from its start.
 
   Returns:
-    The names of those that broke three times.
+    The names of those that broke.
 
   Raises:
     Stopped: a SIGTERM or Ctrl-C ended it, and every cell under way has saved where it is.
@@ -90,7 +91,7 @@ def train(
         if job.process.exitcode == 0 and cell_lib.result_path(workdir, cell.name).exists():
           job.chain.popleft()
           ended(cell)
-        elif job.attempt < ATTEMPTS:
+        elif job.attempt < ATTEMPTS and job.process.exitcode != EXPLAINED:
           _say_broken(cell, workdir, job)
           start(slot, job.chain, job.attempt + 1)
           continue
@@ -116,8 +117,8 @@ def _say_broken(cell: Cell, workdir: Path, job: _Job) -> None:
   log = cell_lib.log(workdir, cell)
   said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
   report.say(
-    f"{cell.name} broke, attempt {job.attempt} of {ATTEMPTS}: exit status {job.process.exitcode}, "
-    f"{said[-1] if said else 'nothing printed'}"
+    f"{cell.name} broke, attempt {job.attempt} of {ATTEMPTS}: "
+    f"{said[-1] if said else 'nothing printed'} (exit status {job.process.exitcode})"
   )
 
 
@@ -149,7 +150,7 @@ def _work(config: ConfigDict, cell: Cell, workdir: Path, cores: set[int], straig
     os._exit(stopped.status)
   except UserError as error:
     print(f"error: {error}", flush=True)
-    os._exit(1)
+    os._exit(EXPLAINED)
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,95 @@
+"""Differences between models that were trained from the same seeds, and how sure they are.
+
+Every test is Student's, of one value a seed: seeds are few, and nothing else says how much a result
+owes to its own.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95  # of every interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """A number, its interval, and the test that it is zero.
+
+  Attributes:
+    value: the estimate.
+    low, high: bounds at `LEVEL`; None where nothing bounds it.
+    p: that a value so far from zero comes by chance, two-sided; None for a single seed.
+  """
+
+  value: float
+  low: float | None = None
+  high: float | None = None
+  p: float | None = None
+
+
+def over_seeds(values: Sequence[float], pooled: tuple[float, int] | None = None) -> Estimate:
+  """The mean of differences, one a seed.
+
+  Args:
+    values: at least one.
+    pooled: standard deviation and its degrees of freedom, if not these values' own (`pool`).
+  """
+  mean, n = float(np.mean(values)), len(values)
+  if pooled is None:
+    if n < 2:
+      return Estimate(mean)
+    pooled = float(np.std(values, ddof=1)), n - 1
+  error, degrees = pooled[0] / math.sqrt(n), pooled[1]
+  if not error:  # all seeds the same
+    return Estimate(mean, mean, mean, float(mean == 0))
+  half = _quantile(degrees) * error
+  return Estimate(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, degrees)))
+
+
+def pool(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+  """Standard deviation within groups, taken to be the same in all, and its degrees of freedom.
+
+  None if no group has two values.
+  """
+  squares = sum(float(np.var(values)) * len(values) for values in groups if len(values))
+  degrees = sum(len(values) - 1 for values in groups if len(values))
+  return (math.sqrt(squares / degrees), degrees) if degrees else None
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """Adjusted so that calling all below alpha real errs once in 1 / alpha tables (Holm 1979).
+
+  In the order given.
+  """
+  adjusted, least = [0.0] * len(p_values), 0.0
+  for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+    least = max(least, min(1.0, (len(p_values) - rank) * p_values[i]))
+    adjusted[i] = least
+  return adjusted
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Estimate:
+  """mean(above) / mean(below), both paired by seed, with Fieller's interval (1954).
+
+  It holds the numbers r for which `over_seeds` does not tell above - r below from zero. There are
+  no bounds for a single seed, nor where `below` itself is not told from zero.
+  """
+  a, b = np.asarray(above, float), np.asarray(below, float)
+  n = len(a)
+  value = float(a.mean() / b.mean()) if n and b.mean() else math.nan
+  if n < 2:
+    return Estimate(value)
+  covariance = np.cov(np.stack([a, b])) * _quantile(n - 1) ** 2 / n
+  square = b.mean() ** 2 - covariance[1, 1]
+  if square <= 0:
+    return Estimate(value)
+  middle = a.mean() * b.mean() - covariance[0, 1]
+  root = math.sqrt(max(0.0, middle**2 - square * (a.mean() ** 2 - covariance[0, 0])))
+  return Estimate(value, float((middle - root) / square), float((middle + root) / square))
+
+
+def _quantile(degrees: int) -> float:
+  return float(stats.t.ppf((1 + LEVEL) / 2, degrees))
