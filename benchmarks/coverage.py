@@ -231,11 +231,12 @@ def _from_flags() -> tuple[Design, float, float, float, float]:
 
 def _from_table() -> tuple[Design, float, float, float, float]:
   """The same of the size with the most lengths, as the report reads the table."""
-  from crate_jax.scaling import plateau_analysis, table
+  from crate_jax.scaling import table
+  from crate_jax.scaling.report import analysis
 
   folder = Path(WORKDIR.value).expanduser()
-  choice = plateau_analysis.Choice(CRATE.value, GPT2.value, draws=20)
-  a = plateau_analysis.analyse(table.read(folder), choice)
+  choice = analysis.Choice(CRATE.value, GPT2.value, draws=20)
+  a = analysis.analyse(table.read(folder), choice)
   pairs = [(a.curve(CRATE.value, gap.size), a.curve(GPT2.value, gap.size)) for gap in a.gaps]
   both = [(c, g, g.law) for c, g in pairs if c and g and c.law and g.law and c.tokens == g.tokens]
   if not both or a.noise is None or a.noise_of_gap is None:

@@ -33,10 +33,10 @@ def get_config() -> config_dict.ConfigDict:
 
   s = c.sweep
   s.variants = config_dict.ConfigDict({"crate": "architecture=crate", "gpt2": "architecture=gpt2"})
-  s.shapes = ("2x128x4", "1x128x4", "3x128x4", "2x64x4", "2x256x4")
+  s.shapes = ("2x128x4", "2x64x4", "1x128x4", "3x128x4", "2x256x4")
   s.steps = (150, 300, 600, 1200, 2400, 4800)
   s.seeds = (0, 1, 2)
   s.rates = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
   s.trials = ("2x128x4@150", "2x128x4@1200")
-  s.checks = ("crate@2x128x4@1200", "gpt2@2x128x4@1200")
+  s.checks = ("crate@2x128x4@600", "gpt2@2x128x4@600")
   return c
