@@ -135,9 +135,7 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   h.tensor = 1  # devices along which heads, codes and vocabulary are split
   h.topology = topology  # TPU slice that this is sized for; only `main --compile_only` reads it
 
-  c.sweep = s = (
-    config_dict.ConfigDict()
-  )  # the grid of `crate_jax.scaling.sweep`; nothing else reads it
+  c.sweep = s = config_dict.ConfigDict()  # the grid of `crate_jax.scaling.sweep` alone
   s.variants = config_dict.ConfigDict()  # NAME = "KEY=VALUE,..." of keys of `model`
   s.shapes = ()  # "LAYERSxWIDTHxHEADS", in the order in which they are trained
   s.steps = ()  # lengths, in updates: each ends with the decay of the rate
