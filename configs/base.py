@@ -144,5 +144,6 @@ def get_config(argument: str = "12L,crate") -> config_dict.ConfigDict:
   s.interior = True  # try more rates until no variant's best is the lowest or the highest
   s.trials = ()  # "SHAPE@STEPS", where they are tried: the smallest cell and the largest
   s.checks = ()  # "VARIANT@SHAPE@STEPS", trained by the cosine schedule as well
-  s.tokens_per_work = 8192  # scored of every reserved work, from its middle
+  s.works = 64  # reserved documents that are scored, spread evenly over all: half choose rates
+  s.tokens_per_work = 2049  # of each of these, from its middle; one more than are scored
   return c

@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
   c.model.vocab_size = None
   c.model.dtype = "float32"
   c.data.bpe_vocab_size = 4096
-  c.data.validation_fraction = 0.12  # of it one half chooses rates, and the other evaluates
+  c.data.validation_fraction = 0.12  # one half of it chooses rates, and the other evaluates
   c.optimizer.schedule = "wsd"
   c.optimizer.final_learning_rate = 0.0
   c.optimizer.warmup_steps = 7  # 5 % of the shortest length

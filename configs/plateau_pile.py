@@ -55,7 +55,8 @@ def get_config(argument: str = "") -> config_dict.ConfigDict:
   c.optimizer.final_learning_rate = 0.0
   c.checkpoint.every_minutes = 120.0  # all are kept, by time and where lengths leave their trunk
   c.train.steps = LENGTHS[-1]
-  c.sweep.tokens_per_work = 1024  # a window of every document of the validation text
+  c.sweep.works = 2048  # a window of each: documents of the Pile are short
+  c.sweep.tokens_per_work = 1025
   c.sweep.variants = config_dict.ConfigDict(
     {"crate": "architecture=crate", "gpt2": "architecture=gpt2"}
   )

@@ -15,5 +15,5 @@ def config(text: Path) -> ConfigDict:
   s = c.sweep
   s.variants = ConfigDict({"crate": "architecture=crate", "gpt2": "architecture=gpt2"})
   s.shapes, s.steps, s.seeds = ("2x16x2",), (5, 10, 20), (0,)
-  s.tokens_per_work = 100
+  s.works, s.tokens_per_work = 1000, 100
   return c

@@ -58,7 +58,7 @@ def test_a_branch_leaves_its_trunk_where_the_shorter_one_did(sweep):
 def test_the_loss_is_of_every_second_reserved_work(sweep):
   _, folder = sweep
   result = cell_lib.results(folder)[LONG.name]
-  works = list(cell_lib.reserved(folder / "text", 100))
+  works = list(cell_lib.reserved(folder / "text", 99, 100))
   run = load(cell_lib.folder(folder, LONG))
   for first, key in ((0, "loss"), (1, "loss_of_rates")):
     scored = [run.loss(work) for work in works[first::2]]
@@ -74,11 +74,13 @@ def test_reserved_works_are_read_from_their_middle(sweep):
   stream = shards.Prepared(folder / "text").split("validation")
   tokens, ends = stream[:], stream.ends()
   whole = np.split(tokens, ends[:-1])
-  for work, wanted in zip(cell_lib.reserved(folder / "text", 100), whole, strict=True):
+  for work, wanted in zip(cell_lib.reserved(folder / "text", 99, 100), whole, strict=True):
     spare = (len(wanted) - 100) // 2
     assert np.array_equal(work, wanted[spare : spare + 100])
-  everything = np.concatenate(list(cell_lib.reserved(folder / "text", 10**9)))
+  everything = np.concatenate(list(cell_lib.reserved(folder / "text", 99, 10**9)))
   assert np.array_equal(everything, tokens)
+  ends = cell_lib.reserved(folder / "text", 2, 10**9)  # spread over all: the first and the last
+  assert [w.tolist() for w in ends] == [whole[0].tolist(), whole[-1].tolist()]
 
 
 def test_a_run_that_diverges_is_a_result(sweep, tmp_path):
@@ -120,7 +122,7 @@ def test_one_reserved_work_is_too_few(tmp_path):
   config.data.validation_fraction = max(int(splits.sha256(t), 16) / 2**256 for t in texts)
   Progress(config, tmp_path)
   with pytest.raises(UserError, match="sets 1 works aside: a sweep needs two"):
-    list(cell_lib.reserved(tmp_path / "text", 10))
+    list(cell_lib.reserved(tmp_path / "text", 99, 10))
 
 
 def test_the_grid_reads_the_small_config(text):

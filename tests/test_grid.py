@@ -122,6 +122,7 @@ def test_the_digest_is_of_what_decides_the_result():
     ("optimizer", "warmup_steps", 3),
     ("data", "bpe_vocab_size", 9),
     ("sweep", "tokens_per_work", 5),
+    ("sweep", "works", 9),
   ):
     changed = plateau.get_config()
     changed[part][key] = value

@@ -137,7 +137,8 @@ def _scored(run: Run, config: ConfigDict) -> dict[str, Any]:
 
   Every second work, in the text's order, is for choosing rates, and the others are for all else.
   """
-  works = list(reserved(Path(config.data.prepared).expanduser(), config.sweep.tokens_per_work))
+  s, prepared = config.sweep, Path(config.data.prepared).expanduser()
+  works = list(reserved(prepared, s.works, s.tokens_per_work))
   evaluation, for_rates = ([run.loss(work) for work in works[first::2]] for first in (0, 1))
   nats = [work.nats * work.tokens for work in evaluation]
   total = sum(nats) / sum(work.tokens for work in evaluation)
@@ -151,8 +152,10 @@ def _scored(run: Run, config: ConfigDict) -> dict[str, Any]:
   }
 
 
-def reserved(prepared: Path, tokens: int) -> Iterator[np.ndarray]:
-  """The middle of every work that the preparation set aside, at most so many tokens of it.
+def reserved(prepared: Path, works: int, tokens: int) -> Iterator[np.ndarray]:
+  """The middle of documents that the preparation set aside, at most so many tokens of each.
+
+  At most so many documents, spread evenly over all.
 
   Raises:
     UserError: there are fewer than two works.
@@ -164,7 +167,9 @@ def reserved(prepared: Path, tokens: int) -> Iterator[np.ndarray]:
       f"{prepared} sets {len(ends)} works aside: a sweep needs two at least, one to choose rates "
       "by and one to evaluate on; raise data.validation_fraction or name a text of more works."
     )
-  for start, end in zip([0, *ends[:-1]], ends, strict=True):
+  starts = np.concatenate([[0], ends[:-1]])
+  chosen = np.unique(np.linspace(0, len(ends) - 1, min(works, len(ends))).round().astype(int))
+  for start, end in zip(starts[chosen], ends[chosen], strict=True):
     first = start + max(0, (end - start - tokens) // 2)
     yield stream[int(first) : int(min(first + tokens, end))]
 

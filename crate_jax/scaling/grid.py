@@ -77,6 +77,7 @@ class Grid:
   interior: bool
   trials: tuple[tuple[Shape, int], ...]
   checks: tuple[tuple[str, Shape, int], ...]
+  works: int
   tokens_per_work: int
   decay_fraction: float
   rate: float
@@ -108,6 +109,7 @@ def read(config: ConfigDict) -> Grid:
     interior=bool(s["interior"]),
     trials=tuple(_place(text, "sweep.trials", 2)[1:] for text in s["trials"]),
     checks=tuple(_place(text, "sweep.checks", 3) for text in s["checks"]),
+    works=int(s["works"]),
     tokens_per_work=int(s["tokens_per_work"]),
     decay_fraction=float(tree["optimizer"]["decay_fraction"]),
     rate=float(tree["optimizer"]["learning_rate"]),
@@ -117,6 +119,8 @@ def read(config: ConfigDict) -> Grid:
       raise UserError(f"sweep.checks: {variant}@{shape}@{steps} is not a cell of the grid.")
   if tree["optimizer"]["schedule"] != "wsd" or not 0 < grid.decay_fraction < 1:
     raise UserError('A sweep needs optimizer.schedule="wsd", and optimizer.decay_fraction in it.')
+  if grid.works < 2 or grid.tokens_per_work < 2:
+    raise UserError("sweep.works and sweep.tokens_per_work must be at least 2.")
   shortest = min([*grid.steps, *(steps for _, steps in grid.trials)])
   if tree["optimizer"]["warmup_steps"] > 0.05 * shortest:
     raise UserError(
@@ -186,7 +190,7 @@ def digest(config: ConfigDict, grid: Grid) -> str:
     for key, value in flat.items()
     if not key.startswith("sweep.") and (key in _DECIDES or key not in files.MAY_DIFFER)
   }
-  kept["sweep.tokens_per_work"] = grid.tokens_per_work
+  kept |= {"sweep.works": grid.works, "sweep.tokens_per_work": grid.tokens_per_work}
   return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
