@@ -141,7 +141,7 @@ def test_the_digest_is_of_what_decides_the_result():
     ({"trials": ("2x128x4",)}, "'2x128x4' is not SHAPE@STEPS"),
     ({"trials": ()}, "sweep.rates and sweep.trials go together"),
     ({"checks": ("other@2x128x4@600",)}, "other@2x128x4@600 is not a cell of the grid"),
-    ({"steps": (100, 1200)}, "more than 5 % of the shortest length of the sweep, 100 steps"),
+    ({"steps": (100, 600, 1200)}, "more than 5 % of the shortest length of the sweep, 100 steps"),
     ({"variants": ConfigDict({"crate": "mixing"})}, "'mixing' is not KEY=VALUE"),
   ],
 )
