@@ -4,8 +4,11 @@
     --config.data.train=books.txt.xz
   python -m crate_jax.scaling.plateau --workdir=runs/plateau --out=runs/plateau/report
 
-A sweep for two CPU cores: CRATE and GPT-2, two layers of width 128 first, 0.15 M to 4.9 M tokens,
+A sweep for two CPU cores: CRATE and GPT-2, two layers of width 128 first, 0.6 M to 4.9 M tokens,
 three seeds, then other depths and widths. configs/plateau_pile.py has the paper's sizes.
+
+The shortest length allows 30 updates of warm-up. With 7 (lengths from 0.15 M tokens on) one seed of
+GPT-2 in three fell 0.15 nats behind for good, which hides the gap that is asked for.
 """
 
 from ml_collections import config_dict
@@ -23,10 +26,10 @@ def get_config() -> config_dict.ConfigDict:
   c.data.validation_fraction = 0.12  # one half of it chooses rates, and the other evaluates
   c.optimizer.schedule = "wsd"
   c.optimizer.final_learning_rate = 0.0
-  c.optimizer.warmup_steps = 7  # 5 % of the shortest length
+  c.optimizer.warmup_steps = 30  # 5 % of the shortest length
   c.train.batch_size = 4
   c.train.log_every_steps = 50
-  c.evaluation.every_steps = 150
+  c.evaluation.every_steps = 300
   c.evaluation.tokens = 16_384
   c.checkpoint.every_minutes = 0.0
   c.mesh.topology = "v5e:2x2"
@@ -34,9 +37,9 @@ def get_config() -> config_dict.ConfigDict:
   s = c.sweep
   s.variants = config_dict.ConfigDict({"crate": "architecture=crate", "gpt2": "architecture=gpt2"})
   s.shapes = ("2x128x4", "2x64x4", "1x128x4", "3x128x4", "2x256x4")
-  s.steps = (150, 300, 600, 1200, 2400, 4800)
+  s.steps = (600, 1200, 2400, 4800)
   s.seeds = (0, 1, 2)
-  s.rates = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
-  s.trials = ("2x128x4@150", "2x128x4@1200")
-  s.checks = ("crate@2x128x4@600", "gpt2@2x128x4@600")
+  s.rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+  s.trials = ("2x128x4@600", "2x128x4@4800")
+  s.checks = ("crate@2x128x4@1200", "gpt2@2x128x4@1200")
   return c
