@@ -31,7 +31,7 @@ def get_config() -> config_dict.ConfigDict:
   c.train.log_every_steps = 50
   c.evaluation.every_steps = 300
   c.evaluation.tokens = 16_384
-  c.checkpoint.every_minutes = 0.0
+  c.checkpoint.every_minutes = 10.0
   c.mesh.topology = "v5e:2x2"
 
   s = c.sweep
@@ -40,6 +40,7 @@ def get_config() -> config_dict.ConfigDict:
   s.steps = (600, 1200, 2400, 4800)
   s.seeds = (0, 1, 2)
   s.rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-  s.trials = ("2x128x4@600", "2x128x4@4800")
+  # The shapes that are not here have the rate of the nearest one in size.
+  s.trials = ("2x64x4@600", "2x128x4@600", "2x128x4@4800")
   s.checks = ("crate@2x128x4@1200", "gpt2@2x128x4@1200")
   return c

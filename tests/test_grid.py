@@ -1,36 +1,13 @@
-import math
-
 import pytest
+import sweeps
 from ml_collections import ConfigDict
 
-from configs import plateau
 from crate_jax.errors import UserError
 from crate_jax.scaling import grid as grid_lib
 from crate_jax.scaling.grid import Cell, Shape
 
 TWO = Shape(2, 128, 4)
-
-
-def config():
-  c = plateau.get_config()
-  c.optimizer.warmup_steps = 15
-  return c
-
-
-def grid(**sweep):
-  c = config()
-  for key, value in sweep.items():
-    c.sweep[key] = value
-  return grid_lib.read(c)
-
-
-def losses_with_best(g, best):
-  """Trials whose loss is a parabola in the logarithm of the rate, lowest where `best` says."""
-  found = {}
-  for _ in range(10):
-    for cell in grid_lib.trials(g, found):
-      found[cell.name] = 5 + math.log2(cell.rate / best(cell)) ** 2
-  return found
+config, grid = sweeps.plateau_config, sweeps.plateau_grid
 
 
 def test_the_grid_holds_every_cell_from_the_inside_out():
@@ -54,51 +31,6 @@ def test_updates_are_those_of_trunks_and_decays():
     [300, 600, 1200],
     [300],
   ]
-
-
-def test_rates_are_added_for_all_until_every_best_is_inside():
-  g = grid(rates=(1e-3, 2e-3, 4e-3), trials=("2x128x4@300",))
-  found = losses_with_best(g, lambda cell: {"crate": 7e-3, "gpt2": 2e-3}[cell.variant])
-  assert grid_lib.rates(g, found) == [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]
-  per_variant = [c.variant for c in grid_lib.trials(g, found)]
-  assert per_variant.count("crate") == per_variant.count("gpt2") == 5
-  assert grid_lib.chosen(g, found)["crate", TWO] == 8e-3
-  assert grid_lib.chosen(g, found)["gpt2", TWO] == 2e-3
-
-
-def test_a_rate_that_diverged_is_never_the_best():
-  g = grid(rates=(1e-3, 2e-3, 4e-3), trials=("2x128x4@300",), interior=False)
-  found = {c.name: math.inf if c.rate > 1e-3 else 5.0 for c in grid_lib.trials(g, {})}
-  assert set(grid_lib.chosen(g, found).values()) == {1e-3}
-
-
-def test_no_interior_optimum_is_refused_by_name():
-  g = grid(rates=(1e-3, 2e-3, 4e-3), trials=("2x128x4@300",))
-  found = losses_with_best(g, lambda cell: {"crate": 1e3, "gpt2": 2e-3}[cell.variant])
-  with pytest.raises(UserError, match="best rate of crate is at the end"):
-    grid_lib.chosen(g, found)
-
-
-def test_lengths_tried_at_a_shape_are_weighed_by_what_a_rate_loses():
-  g = grid(rates=(1e-3, 2e-3, 4e-3, 8e-3), trials=("2x128x4@300", "2x128x4@2400"), interior=False)
-  found = {}
-  for cell in grid_lib.trials(g, {}):
-    at = {1e-3: 0, 2e-3: 1, 4e-3: 2, 8e-3: 3}[cell.rate]
-    found[cell.name] = [9, 5.3, 5.1, 5.0][at] if cell.steps == 300 else [4.5, 4.0, 4.1, 4.6][at]
-  # The regrets add to 4.5, 0.3, 0.2, 0.6.
-  assert grid_lib.chosen(g, found)["crate", TWO] == 4e-3
-
-
-def test_between_shapes_with_trials_the_rate_is_interpolated():
-  g = grid(
-    rates=(1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2),
-    trials=("1x128x4@300", "4x128x4@300"),
-    shapes=("1x128x4", "2x128x4", "4x128x4", "6x128x4"),
-    checks=(),
-  )
-  found = losses_with_best(g, lambda cell: 8e-3 if cell.shape.layers == 1 else 2e-3)
-  rates = [grid_lib.chosen(g, found)["crate", shape] for shape in g.shapes]
-  assert rates == [8e-3, 4e-3, 2e-3, 2e-3]
 
 
 def test_a_cells_config_is_what_it_says():
@@ -162,3 +94,21 @@ def test_an_unknown_key_of_a_variant_is_named():
   g = grid_lib.read(c)
   with pytest.raises(UserError, match=r"model.ista_step. Did you mean model.ista_steps"):
     grid_lib.cell_config(c, g, Cell("other", TWO, 300, 0, 0.1))
+
+
+@pytest.mark.parametrize("keys", ["lam=yes", "nonnegative=2"])
+def test_a_variants_value_of_another_type_is_named(keys):
+  c = config()
+  c.sweep.variants.other = keys
+  g = grid_lib.read(c)
+  with pytest.raises(UserError, match=rf"sweep.variants.other: model.{keys.split('=')[0]}="):
+    grid_lib.cell_config(c, g, Cell("other", TWO, 300, 0, 0.1))
+
+
+def test_truth_values_are_read_as_json_and_as_python_writes_them():
+  assert grid_lib._model_keys("x", "a=true,b=False,c=1e-5,d=mha") == {
+    "a": True,
+    "b": False,
+    "c": 1e-5,
+    "d": "mha",
+  }

@@ -1,7 +1,9 @@
 import dataclasses
+import shutil
 
 import pytest
 import sweeps
+from ml_collections import ConfigDict
 
 from crate_jax.data import shards
 from crate_jax.errors import UserError
@@ -10,15 +12,16 @@ from crate_jax.scaling import table
 from crate_jax.scaling.progress import Progress
 
 
-def pretend(progress, cell, loss=3.0):
+def pretend(progress, cell, loss=3.0, text=""):
   """Writes a result as if a cell had been trained."""
   from crate_jax.scaling import grid
 
   c = grid.cell_config(progress.config, progress.grid, cell)
-  facts = {"digest": grid.digest(c, progress.grid), "device": "d", "jax": "j", "commit": "c"}
+  facts = {"digest": grid.digest(c, progress.grid), "cores": 1}
+  facts |= {"device": "d", "jax": "j", "commit": "c"}
   result = cell_lib._described(cell, facts)
   scores = {"loss": loss, "loss_of_rates": loss + 1, "work_nats": [loss], "work_tokens": [1]}
-  cell_lib._write(progress.workdir, cell, {**result, **scores, "weights": "w"})
+  cell_lib._write(progress.workdir, cell, {**result, **scores, "weights": "w", "text": text})
 
 
 @pytest.fixture
@@ -67,6 +70,39 @@ def test_a_table_alone_is_enough_to_go_on_from(config, tmp_path):
   assert [cell.steps for cell in progress.left()] == [40, 40]
 
 
+def test_rows_that_a_narrower_config_does_not_name_stay(config, tmp_path):
+  finished(config, tmp_path)
+  before = table.read(tmp_path)
+  shutil.rmtree(tmp_path / "cells")
+  config.sweep.variants = ConfigDict({"crate": "architecture=crate"})
+  config.sweep.steps, config.sweep.checks = (5, 10), ()
+  Progress(config, tmp_path).write()
+  assert table.read(tmp_path) == before
+  # While a trial is missing nothing is known of the grid, and its rows stay too.
+  config.sweep.trials = ("2x16x2@5", "2x16x2@10")
+  progress = Progress(config, tmp_path)
+  assert progress.trying
+  progress.write()
+  assert all(row in table.read(tmp_path) for row in before)
+
+
+def test_where_no_rate_is_inside_the_trials_are_shown(config, tmp_path):
+  progress = Progress(config, tmp_path)
+  with pytest.raises(UserError, match="best rate of crate is at the end"):
+    while True:
+      for cell in progress.left():
+        pretend(progress, cell, 3 - cell.rate)
+        progress.ended(cell)
+  assert "is at the end of those tried" in (tmp_path / "rates.md").read_text()
+  assert {row.kind for row in table.read(tmp_path)} == {"trial"}
+
+
+def test_a_variant_that_cannot_be_is_refused_before_any_is_trained(config, tmp_path):
+  config.sweep.variants.other = "ista_steps=0"
+  with pytest.raises(UserError, match="ista_steps"):
+    Progress(config, tmp_path)
+
+
 def test_another_config_is_refused_by_the_cell(config, tmp_path):
   finished(config, tmp_path)
   config.optimizer.weight_decay = 0.2
@@ -77,8 +113,23 @@ def test_another_config_is_refused_by_the_cell(config, tmp_path):
 def test_the_text_is_prepared_once(config, tmp_path):
   first = Progress(config, tmp_path).config.data.prepared
   assert first == str(tmp_path / "text") and (tmp_path / "text" / shards.MANIFEST).exists()
-  config.data.train = "nowhere.txt"
   assert Progress(config, tmp_path).config.data.prepared == first
+  config.data.prepared, config.data.train = first, ""  # where the text itself is not
+  assert Progress(config, tmp_path).config.data.prepared == first
+
+
+def test_another_text_is_refused(config, tmp_path):
+  Progress(config, tmp_path)
+  config.data.validation_fraction = 0.5
+  with pytest.raises(UserError, match="holds a preparation of validation share"):
+    Progress(config, tmp_path)
+
+
+def test_cells_of_another_text_are_refused(config, tmp_path):
+  progress = Progress(config, tmp_path)
+  pretend(progress, progress.left()[0], text="f" * 64)
+  with pytest.raises(UserError, match=r"as another text makes it \(sha256 ffffffffffff"):
+    Progress(config, tmp_path)
 
 
 def test_a_config_without_text_is_refused(config, tmp_path):

@@ -75,6 +75,8 @@ def test_a_signal_stops_all_and_says_so(config, tmp_path):
 
 def test_cores_are_shared_out():
   cores = os.sched_getaffinity(0)
-  parts = [workers._share(slot, 2) for slot in (0, 1)]
-  assert parts[0] | parts[1] == cores and (len(cores) == 1 or not parts[0] & parts[1])
-  assert workers._share(5, 10**6) != set()
+  for jobs in (1, 2, 3, 10**6):  # each has as many as any other
+    parts = [workers._share(slot, jobs) for slot in range(min(jobs, 9))]
+    assert {len(part) for part in parts} == {workers.cores(jobs)} and parts[0] <= cores
+  if len(cores) > 1:
+    assert not workers._share(0, 2) & workers._share(1, 2)

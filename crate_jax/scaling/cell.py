@@ -5,10 +5,12 @@ WORKDIR/runs/CELL.log     what it printed
 WORKDIR/cells/CELL.json   what came of it; written last
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from crate_jax import lock
 from crate_jax.data import shards
 from crate_jax.errors import Diverged, UserError
 from crate_jax.run import Run, load
@@ -55,8 +58,16 @@ def train(config: ConfigDict, cell: Cell, workdir: Path, *, straight: bool = Fal
     straight: from the start, whatever there is.
 
   Raises:
-    UserError: as `loop.train`; a run that diverged is a result and no error.
+    UserError: as `loop.train`, or another process trains it; a run that diverged is a result and no
+      error.
   """
+  with contextlib.ExitStack() as stack:
+    if report.is_lead():
+      stack.enter_context(lock.held(workdir / "locks" / cell.name, cell.name))
+    _train(config, cell, workdir, straight)
+
+
+def _train(config: ConfigDict, cell: Cell, workdir: Path, straight: bool) -> None:
   grid = grid_lib.read(config)
   c, run = grid_lib.cell_config(config, grid, cell), folder(workdir, cell)
   if not checkpoint.steps(run):
@@ -67,7 +78,8 @@ def train(config: ConfigDict, cell: Cell, workdir: Path, *, straight: bool = Fal
         files.branch(*source, run)
         report.say(f"branched from {source[0]} after step {source[1]:,}")
     processes.agree("branch", str(checkpoint.steps(run)))
-  facts = {"digest": grid_lib.digest(c, grid), **report.environment()}
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  facts = {"digest": grid_lib.digest(c, grid), "cores": cores, **report.environment()}
   try:
     result = loop.train(c, run)
   except Diverged as diverged:
@@ -106,17 +118,19 @@ def _described(cell: Cell, facts: dict[str, Any]) -> dict[str, Any]:
   named = {"variant": cell.variant, "steps": cell.steps, "seed": cell.seed}
   recipe = {"schedule": cell.schedule, "learning_rate": cell.rate}
   of_cell = {"cell": cell.name, **shape, **named, **recipe}
-  facts = {name: facts[name] for name in ("digest", "device", "jax", "commit")}
+  facts = {name: facts[name] for name in ("digest", "cores", "device", "jax", "commit")}
   return {**values, **dict.fromkeys(LOSSES, math.nan), **of_cell, **facts}
 
 
 def _trained(result: dict[str, Any], run: Path) -> dict[str, Any]:
   """What training says of itself."""
   lines = [line for line in files.read_metrics(run) if "val_loss" in line]
+  tokens = result["steps"] * result["config"]["train"]["batch_size"]
+  tokens *= result["config"]["model"]["context"]  # of updates: those refused are not among them
   digests = files.read_meta(run, result["steps"])["digests"]["params"]
   return {
-    "tokens": result["tokens"],
-    "epochs": result["tokens"] / result["data"]["train_tokens"],
+    "tokens": tokens,
+    "epochs": tokens / result["data"]["train_tokens"],
     "parameters": result["parameters"],
     "block_parameters": result["block_parameters"],
     "flops_per_token": result["flops_per_token"],

@@ -78,6 +78,7 @@ def costs(config: ConfigDict) -> list[Cost]:
     UserError: the config is no sweep's, or a variant's keys contradict each other.
   """
   from crate_jax.scaling import grid as grid_lib
+  from crate_jax.scaling import rates
   from crate_jax.training import report
 
   grid = grid_lib.read(config)
@@ -87,7 +88,7 @@ def costs(config: ConfigDict) -> list[Cost]:
   cells = [
     *grid_lib.cells(grid, chosen),
     *grid_lib.checks(grid, chosen),
-    *grid_lib.trials(grid, {}),
+    *rates.trials(grid, {}),
   ]
   found = []
   for shape in dict.fromkeys(cell.shape for cell in cells):

@@ -1,20 +1,19 @@
-"""The grid of a sweep: which cells there are, at which rates, and what config trains each."""
+"""The grid of a sweep: which cells there are, and what config trains each."""
 
+import ast
+import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from crate_jax import config as config_lib
 from crate_jax.errors import UserError
 from crate_jax.training import workdir as files
 
-MOST_ADDED = 4  # rates on top of those of the config, in search of an interior optimum
 # Keys that may differ when a run goes on, and yet decide what comes of it; the others do not.
 _DECIDES = {"train.steps", "train.batch_size"}
 
@@ -105,14 +104,14 @@ def read(config: ConfigDict) -> Grid:
     shapes=tuple(_shape(text, "sweep.shapes") for text in s["shapes"]),
     steps=tuple(sorted(map(int, s["steps"]))),
     seeds=tuple(map(int, s["seeds"])),
-    rates=tuple(sorted(map(float, s["rates"]))),
+    rates=tuple(sorted(map(rounded, s["rates"]))),
     interior=bool(s["interior"]),
     trials=tuple(_place(text, "sweep.trials", 2)[1:] for text in s["trials"]),
     checks=tuple(_place(text, "sweep.checks", 3) for text in s["checks"]),
     works=int(s["works"]),
     tokens_per_work=int(s["tokens_per_work"]),
     decay_fraction=float(tree["optimizer"]["decay_fraction"]),
-    rate=float(tree["optimizer"]["learning_rate"]),
+    rate=rounded(tree["optimizer"]["learning_rate"]),
   )
   for variant, shape, steps in grid.checks:
     if not (variant in grid.variants and shape in grid.shapes and steps in grid.steps):
@@ -130,6 +129,11 @@ def read(config: ConfigDict) -> Grid:
   return grid
 
 
+def rounded(rate: float) -> float:
+  """A rate as the name of a cell says it."""
+  return float(f"{rate:.6g}")
+
+
 def _model_keys(name: str, text: str) -> dict[str, Any]:
   """{"ista_steps": 1} of "ista_steps=1"."""
   keys: dict[str, Any] = {}
@@ -137,11 +141,16 @@ def _model_keys(name: str, text: str) -> dict[str, Any]:
     key, equals, value = part.partition("=")
     if not equals:
       raise UserError(f"sweep.variants.{name}={text!r}: {part!r} is not KEY=VALUE.")
-    try:
-      keys[key.strip()] = json.loads(value)
-    except ValueError:
-      keys[key.strip()] = value.strip()
+    keys[key.strip()] = _value(value.strip())
   return keys
+
+
+def _value(text: str) -> Any:
+  """A number or a truth value, as JSON or Python writes it; else the text itself."""
+  for read_as in (json.loads, ast.literal_eval):
+    with contextlib.suppress(ValueError, SyntaxError):
+      return read_as(text)
+  return text
 
 
 def _shape(text: str, key: str) -> Shape:
@@ -165,15 +174,17 @@ def cell_config(config: ConfigDict, grid: Grid, cell: Cell) -> ConfigDict:
   """What `main` would be given to train a cell from the start.
 
   Raises:
-    UserError: a variant sets a key that `model` does not have.
+    UserError: a variant sets a key that `model` does not have, or to a value of another type.
   """
   c = config.copy_and_resolve_references()
   keys = grid.variants[cell.variant]
   for key, value in keys.items():
     if key not in c.model:
       raise config_lib.unknown_key(f"model.{key}", [f"model.{known}" for known in c.model])
-    with c.unlocked():
+    try:
       c.model[key] = value
+    except TypeError as error:
+      raise UserError(f"sweep.variants.{cell.variant}: model.{key}={value!r}: {error}.") from error
   c.model.layers, c.model.width, c.model.heads = dataclasses.astuple(cell.shape)
   c.seed, c.train.steps = cell.seed, cell.steps
   c.optimizer.learning_rate, c.optimizer.schedule = cell.rate, cell.schedule
@@ -192,80 +203,6 @@ def digest(config: ConfigDict, grid: Grid) -> str:
   }
   kept |= {"sweep.works": grid.works, "sweep.tokens_per_work": grid.tokens_per_work}
   return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def rates(grid: Grid, losses: Mapping[str, float]) -> list[float]:
-  """The rates to try, by what is known of those tried: until no variant's best is the outermost.
-
-  Args:
-    grid: the grid.
-    losses: of the trials that have ended, by the name of their cell; infinite if they diverged.
-  """
-  tried = list(grid.rates)
-  while grid.interior and len(tried) < len(grid.rates) + MOST_ADDED:
-    if any(cell.name not in losses for cell in _trials(grid, tried)):
-      break
-    best = {_best(grid, losses, tried, v, s) for v in grid.variants for s, _ in grid.trials}
-    if not best & {tried[0], tried[-1]}:
-      break
-    tried = [tried[0] / 2] * (tried[0] in best) + tried + [tried[-1] * 2] * (tried[-1] in best)
-  return tried
-
-
-def trials(grid: Grid, losses: Mapping[str, float]) -> list[Cell]:
-  """The cells that rates are chosen by, as far as is known now."""
-  return _trials(grid, rates(grid, losses)) if grid.rates else []
-
-
-def _trials(grid: Grid, tried: Iterable[float]) -> list[Cell]:
-  return [
-    Cell(variant, shape, steps, grid.seeds[0], rate)
-    for shape, steps in grid.trials
-    for rate in tried
-    for variant in grid.variants
-  ]
-
-
-def _best(
-  grid: Grid, losses: Mapping[str, float], tried: list[float], variant: str, shape: Shape
-) -> float:
-  """The rate that loses least to the best one, summed over the lengths tried at a shape."""
-  regret = np.zeros(len(tried))
-  for steps in (steps for there, steps in grid.trials if there == shape):
-    cells = [Cell(variant, shape, steps, grid.seeds[0], rate) for rate in tried]
-    found = np.array([losses[cell.name] for cell in cells])
-    regret += found - (found.min() if np.isfinite(found).any() else 0)
-  return tried[int(np.argmin(regret))]
-
-
-def chosen(grid: Grid, losses: Mapping[str, float]) -> dict[tuple[str, Shape], float]:
-  """The rate of every variant and shape.
-
-  Where a shape was tried it is the one that did best there; between two such shapes it is
-  interpolated, both logarithms, in the size of the blocks, and outside of them it is the nearest
-  one's. No law of depth is assumed: those known are of residual blocks, and ISTA has no residual.
-
-  Raises:
-    UserError: a variant's best rate is the lowest or the highest that was tried.
-  """
-  if not grid.rates:
-    return {(variant, shape): grid.rate for variant in grid.variants for shape in grid.shapes}
-  tried = rates(grid, losses)
-  places = sorted({shape for shape, _ in grid.trials}, key=lambda shape: shape.size)
-  found = {}
-  for variant in grid.variants:
-    best = [_best(grid, losses, tried, variant, shape) for shape in places]
-    if grid.interior and {tried[0], tried[-1]} & set(best):
-      raise UserError(
-        f"The best rate of {variant} is at the end of those tried, {tried[0]:g} to {tried[-1]:g}: "
-        "choose others in sweep.rates."
-      )
-    logs = np.log([shape.size for shape in places]), np.log(best)
-    for shape in grid.shapes:
-      known = shape in places
-      rate = best[places.index(shape)] if known else math.exp(np.interp(np.log(shape.size), *logs))
-      found[variant, shape] = float(f"{rate:.6g}")
-  return found
 
 
 def cells(grid: Grid, chosen: Mapping[tuple[str, Shape], float]) -> list[Cell]:

@@ -1,7 +1,12 @@
 """What a sweep has done and what is left of it."""
 
+import contextlib
+import dataclasses
+import itertools
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,11 +16,14 @@ from crate_jax.errors import UserError
 from crate_jax.model import flops
 from crate_jax.scaling import cell as cell_lib
 from crate_jax.scaling import grid as grid_lib
+from crate_jax.scaling import rates as rates_lib
 from crate_jax.scaling import table
 from crate_jax.scaling.grid import Cell, Shape
 from crate_jax.training import report
+from crate_jax.training import workdir as files
 
 TEXT = "text"  # folder of what is prepared
+TEXT_KEYS = ("validation_fraction", "tokenizer", "bpe_vocab_size")
 
 
 class Progress:
@@ -35,18 +43,28 @@ class Progress:
       UserError: a key is wrong, the text cannot be read, or the folder is another sweep's.
     """
     self.grid, self.workdir = grid_lib.read(config), workdir
-    config_lib.resolve(config, vocab_size=1)  # wrong keys are named before any text is read
     self.config = config.copy_and_resolve_references()
+    for variant in self.grid.variants:  # what is wrong with any is said before any is trained
+      for shape in self.grid.shapes:
+        cell = Cell(variant, shape, self.grid.steps[0], self.grid.seeds[0], self.grid.rate)
+        config_lib.resolve(grid_lib.cell_config(config, self.grid, cell), vocab_size=1)
     there = (workdir / table.PARQUET).exists()
-    self.results = cell_lib.from_rows(table.read(workdir)) if there else {}
-    self.results |= cell_lib.results(workdir)
-    for cell in self.cells():
-      if cell.name in self.results:
-        self._check(cell)
+    self._rows = table.read(workdir) if there else []
+    self.results = cell_lib.from_rows(self._rows) | cell_lib.results(workdir)
     if not self.config.data.prepared:
       self.config.data.prepared = str(_prepared(self.config, workdir / TEXT))
     text = shards.Prepared(Path(self.config.data.prepared).expanduser())
     self._vocab_size = text.tokenizer.vocab_size
+    sha256 = text.manifest["splits"]["train"]["sha256"]
+    for name, result in self.results.items():
+      if result["text"] not in ("", sha256):
+        raise UserError(
+          f"{workdir} holds {name} as another text makes it (sha256 {result['text'][:12]}..., and "
+          f"not {sha256[:12]}...): choose another --workdir, or its own text."
+        )
+    for cell in [*self._trials(), *itertools.chain(*self._settled().values())]:
+      if cell.name in self.results:
+        self._check(cell)
     self._started, self._done = time.monotonic(), 0.0
 
   def _check(self, cell: Cell) -> None:
@@ -66,19 +84,29 @@ class Progress:
     return any(cell.name not in self.results for cell in self._trials())
 
   def _trials(self) -> list[Cell]:
-    return grid_lib.trials(self.grid, self._losses())
+    return rates_lib.trials(self.grid, self._losses())
 
   def _chosen(self) -> dict[tuple[str, Shape], float]:
-    return grid_lib.chosen(self.grid, self._losses())
+    return rates_lib.chosen(self.grid, self._losses())
+
+  def _settled(self) -> dict[str, list[Cell]]:
+    """The cells whose rate is chosen, by what they are for; none while it cannot be chosen."""
+    with contextlib.suppress(UserError):
+      if not self.trying:
+        chosen = self._chosen()
+        checks = grid_lib.checks(self.grid, chosen)
+        return {"grid": grid_lib.cells(self.grid, chosen), "check": checks}
+    return {"grid": [], "check": []}
 
   def cells(self) -> list[Cell]:
-    """Those known: the trials, and once these have ended the grid and its checks."""
-    cells = self._trials()
+    """Those known: the trials, and once these have ended the grid and its checks.
+
+    Raises:
+      UserError: no rate can be chosen by the trials.
+    """
     if not self.trying:
-      cells += grid_lib.cells(self.grid, self._chosen()) + grid_lib.checks(
-        self.grid, self._chosen()
-      )
-    return list(dict.fromkeys(cells))
+      self._chosen()
+    return list(dict.fromkeys([*self._trials(), *itertools.chain(*self._settled().values())]))
 
   def left(self) -> list[Cell]:
     """Of these, those that have not ended."""
@@ -120,22 +148,30 @@ class Progress:
     return float(flops.training_flops_per_token(model)) * tokens * steps
 
   def write(self) -> None:
-    """Writes the tables of what there is."""
-    rows = []
-    for kind, cells in self._kinds().items():
-      there = [cell.name for cell in cells if cell.name in self.results]
-      rows += [cell_lib.row(self.results[name], kind) for name in there]
+    """Writes the tables of what there is; rows of cells that this config does not name stay."""
+    kinds = {"trial": self._trials(), **self._settled()}
+    rows = {
+      (cell.name, kind): cell_lib.row(self.results[cell.name], kind)
+      for kind, cells in kinds.items()
+      for cell in cells
+      if cell.name in self.results
+    }
+    rates = {(cell.variant, *dataclasses.astuple(cell.shape)): cell.rate for cell in kinds["grid"]}
+    for row in self._rows:
+      rate = rates.get((row.variant, row.layers, row.width, row.heads), row.learning_rate)
+      if row.kind == "trial" or row.learning_rate == rate:  # or another rate was chosen since
+        rows.setdefault((row.cell, row.kind), row)
     if rows:
-      table.write(self.workdir, rows)
+      table.write(self.workdir, rows.values())
+    files.write_json(self.workdir / files.CONFIG, self._recipe())
     if self.grid.rates and not self.trying:
       atomic.write(self.workdir / "rates.md", self._rates())
 
-  def _kinds(self) -> dict[str, list[Cell]]:
-    kinds = {"trial": self._trials()}
-    if not self.trying:
-      kinds["grid"] = grid_lib.cells(self.grid, self._chosen())
-      kinds["check"] = grid_lib.checks(self.grid, self._chosen())
-    return kinds
+  def _recipe(self) -> dict[str, Any]:
+    """The parts of the config that a report speaks of; not where things lie on this machine."""
+    tree = config_lib.as_dict(self.config)
+    tree["data"] = {key: tree["data"][key] for key in TEXT_KEYS}
+    return {part: tree[part] for part in ("model", "data", "optimizer", "train", "sweep")}
 
   def say(self) -> None:
     """Says what there is to do, and what branches spare."""
@@ -153,7 +189,7 @@ class Progress:
   def _rates(self) -> str:
     """The losses at every rate that was tried, and the rates chosen, as Markdown."""
     losses = self._losses()
-    tried = grid_lib.rates(self.grid, losses)
+    tried = rates_lib.tried(self.grid, losses)
     lines = ["| variant | trial | " + " | ".join(f"{rate:g}" for rate in tried) + " |"]
     lines.append("|---" * (len(tried) + 2) + "|")
     trials = {(c.variant, c.shape, c.steps, c.rate): losses[c.name] for c in self._trials()}
@@ -162,23 +198,26 @@ class Progress:
         found = [trials[variant, shape, steps, rate] for rate in tried]
         cells = [f"**{x:.4f}**" if x == min(found) else f"{x:.4f}" for x in found]
         lines.append(f"| {variant} | {shape}, {steps:,} steps | " + " | ".join(cells) + " |")
-    rates = [f"{v} {s} {rate:g}" for (v, s), rate in self._chosen().items()]
-    return "\n".join([*lines, "", f"Chosen: {', '.join(rates)}.", ""])
+    try:
+      rates = [f"{v} {s} {rate:g}" for (v, s), rate in self._chosen().items()]
+      chosen = f"Chosen: {', '.join(rates)}."
+    except UserError as error:
+      chosen = str(error)
+    return "\n".join([*lines, "", chosen, ""])
 
 
 def _prepared(config: ConfigDict, out: Path) -> Path:
-  """The text of a config, prepared once."""
-  if not (out / shards.MANIFEST).exists():
-    data = config_lib.data_config(config)
-    if not data.train:
-      raise UserError("The config names no text: --config.data.train=FILE does.")
-    report.say(f"preparing {data.train} in {out} ...")
-    recipe = {
-      "train": data.train,
-      "validation": data.validation,
-      "validation_fraction": data.validation_fraction,
-      "tokenizer": data.tokenizer,
-      "bpe_vocab_size": data.bpe_vocab_size,
-    }
-    local.prepare(preparation.Preparation(out, **recipe, cache=data.cache))  # type: ignore[arg-type]
+  """The text of a config, prepared once.
+
+  Raises:
+    UserError: it cannot be read, or another one was prepared there.
+  """
+  data = config_lib.data_config(config)
+  if not data.train:
+    raise UserError("The config names no text: --config.data.train=FILE does.")
+  recipe = {key: getattr(data, key) for key in ("train", "validation", *TEXT_KEYS)}
+  work = preparation.Preparation(out, **recipe, cache=data.cache)
+  if not work.finished:
+    print(f"preparing {data.train} in {out} ...", file=sys.stderr, flush=True)
+    local.prepare(work)
   return out

@@ -12,10 +12,13 @@ up to three times, then named at the end, and the exit status is 1.
 
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --print
-  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --verify=2
+  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2 \\
+    --verify=2
 
 --print prints a command for each cell that is not trained yet, to be run anywhere that sees WORKDIR
 (the engines of launch/), and ends; they may run in any order, and in the printed one spare most.
+The sweep itself, run once more, then makes the table. The last bits of a cell depend on how many
+cores it had, which the table says: --verify wants the --jobs that the cells were trained with.
 """
 
 import random
@@ -48,19 +51,25 @@ def main() -> None:
   """Trains what is left."""
   if sum([PRINT.value, bool(ONLY.value), bool(VERIFY.value)]) > 1:
     raise flags.Error("--print, --only and --verify exclude each other.")
-  from crate_jax.training import processes  # not before: --help and wrong flags answer at once
+  import jax  # not before: --help and wrong flags answer at once
 
-  processes.start("", None, None, wait_seconds=300)  # of a pod; here it does nothing
   from crate_jax import lock
   from crate_jax.scaling import cell as cell_lib
   from crate_jax.scaling.progress import Progress
+  from crate_jax.training import processes
 
   workdir = Path(WORKDIR.value).expanduser()
   if ONLY.value:
+    processes.start("", None, None, wait_seconds=300)  # of a pod; here it does nothing
     progress = Progress(CONFIG.value, workdir)
-    cell_lib.train(progress.config, progress.named(ONLY.value), workdir)
+    cell = progress.named(ONLY.value)
+    if cell.name in progress.results:
+      print(f"{cell.name} has ended already.")
+    else:
+      cell_lib.train(progress.config, cell, workdir)
     processes.finish()
     return
+  jax.config.update("jax_platforms", "cpu")  # an accelerator is for the cells, in their processes
   with lock.held(workdir, f"--workdir={workdir}"):
     progress = Progress(CONFIG.value, workdir)
     if PRINT.value:
@@ -90,7 +99,12 @@ def _sweep(progress: "Progress") -> None:
 def _print(progress: "Progress") -> None:
   """The commands, with the flags that this one was given."""
   cells = progress.left()
-  given = [a for a in sys.argv[1:] if not a.lstrip("-").startswith(("print", "jobs"))]
+  given, value_follows = [], False
+  for argument in sys.argv[1:]:
+    name = argument.lstrip("-").partition("=")[0]
+    if not value_follows and name not in ("print", "jobs"):
+      given.append(argument)
+    value_follows = not value_follows and argument in ("--jobs", "-jobs")
   for cell in cells:
     command = [cli.python(), "-m", "crate_jax.scaling.sweep", *given, f"--only={cell.name}"]
     print(shlex.join(command))
@@ -103,9 +117,18 @@ def _verify(progress: "Progress", count: int) -> None:
   from crate_jax.scaling import cell as cell_lib
   from crate_jax.scaling import workers
 
-  ended = [cell for cell in progress.cells() if progress.results.get(cell.name, {}).get("weights")]
+  cores = workers.cores(JOBS.value)
+  there = {cell.name: progress.results.get(cell.name, {}) for cell in progress.cells()}
+  ended = [
+    cell
+    for cell in progress.cells()
+    if there[cell.name].get("weights") and there[cell.name]["cores"] == cores
+  ]
   if len(ended) < count:
-    raise UserError(f"--verify={count}: {len(ended)} cells have ended.")
+    raise UserError(
+      f"--verify={count}: {len(ended)} cells have ended that had {cores} cores each, as with "
+      f"--jobs={JOBS.value} here; on another number the last bits differ."
+    )
   again = progress.workdir / "verify"
   shutil.rmtree(again, ignore_errors=True)
   chosen = random.SystemRandom().sample(ended, count)

@@ -28,7 +28,7 @@ class Row:
   """What a finished cell is, and what came of it.
 
   Attributes:
-    cell: its name, which says the six that follow.
+    cell: its name, which says the seven that follow.
     variant: the architecture, as the sweep's config names it.
     layers: blocks.
     width: d.
@@ -54,6 +54,7 @@ class Row:
     curve_tokens: where the run was evaluated on its way.
     curve_loss: nats per token there, on the beginning of the reserved text.
     seconds: of the whole path, the trunk's share among them.
+    cores: of a CPU that it was trained on; on another number the last bits are others.
     tokens_per_second: of training alone.
     text: sha256 of the training text.
     weights: digest of the parameters it ended with.
@@ -88,6 +89,7 @@ class Row:
   curve_tokens: list[int]
   curve_loss: list[float]
   seconds: float
+  cores: int
   tokens_per_second: float
   text: str
   weights: str

@@ -69,8 +69,7 @@ def train(
     asked.append(number)
 
   def start(slot: int, chain: collections.deque[Cell], attempt: int) -> None:
-    share = _share(slot, jobs)
-    arguments = (config, chain[0], workdir, share, straight)
+    arguments = (config, chain[0], workdir, _share(slot, jobs), straight)
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
     process = context.Process(target=_work, args=arguments)
     process.start()
@@ -84,7 +83,7 @@ def train(
           start(slot, waiting.popleft(), 1)
       time.sleep(0.1)
       for slot, job in list(running.items()):
-        if job.process.is_alive():
+        if asked or job.process.is_alive():
           continue
         del running[slot]
         cell = job.chain[0]
@@ -122,18 +121,25 @@ def _say_broken(cell: Cell, workdir: Path, job: _Job) -> None:
   )
 
 
+def cores(jobs: int) -> int:
+  """How many cores each of so many jobs has: as many as any other, because bits depend on it."""
+  there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  return max(1, there // jobs)
+
+
 def _share(slot: int, jobs: int) -> set[int]:
-  """The cores of one of so many jobs; all where there are fewer cores than jobs, or none known."""
+  """The cores of one of the jobs; none where the system does not hand them out."""
   if not hasattr(os, "sched_getaffinity"):
     return set()
-  cores = sorted(os.sched_getaffinity(0))
-  return set(cores[slot::jobs]) or set(cores)
+  there, count = sorted(os.sched_getaffinity(0)), cores(jobs)
+  return {there[(slot * count + i) % len(there)] for i in range(count)}
 
 
-def _work(config: ConfigDict, cell: Cell, workdir: Path, cores: set[int], straight: bool) -> None:
+def _work(config: ConfigDict, cell: Cell, workdir: Path, own: set[int], straight: bool) -> None:
   """Trains a cell in this process, which is made for it."""
-  if cores:
-    os.sched_setaffinity(0, cores)  # before JAX makes its threads
+  os.setsid()  # so that Ctrl-C reaches the sweep alone, which then asks each cell once
+  if own:
+    os.sched_setaffinity(0, own)  # before JAX makes its threads
   threading.Thread(target=_end_with_parent, daemon=True).start()
   path = cell_lib.log(workdir, cell)
   path.parent.mkdir(parents=True, exist_ok=True)
