@@ -61,6 +61,10 @@ def sweeps(folder: Path, count: int = 20) -> list[Row]:
       keys = ("cell", "weights", "loss", "loss_of_rates", "work_nats", "curve_loss", "train_loss")
       different = [key for key in keys if getattr(one, key) != getattr(other, key)]
       bad += [f"{one.cell} differs in {', '.join(different)}"] * bool(different)
+  if kills < count:
+    bad.append(f"it was over after {kills} kills of {count}")
+  if inside < count // 4:
+    bad.append(f"{inside} kills inside a decay, of {count // 4} at least")
   what = f"cells of a sweep that is killed by SIGKILL {kills} times, as in one that is not"
   return [row(what, 2 * len(STEPS), bad, f"{inside} kills inside a decay")]
 

@@ -62,8 +62,9 @@ def row(variant, layers, width, steps, seed, loss, **changed):
     "commit": "f" * 40,
     "weights": "0" * 16,
   }
-  known = {field.name for field in dataclasses.fields(Row)}
-  return Row(**{name: value for name, value in {**values, **changed}.items() if name in known})
+  kinds = {str: "", int: 0, float: 0.0}
+  others = {field.name: kinds.get(field.type, []) for field in dataclasses.fields(Row)}
+  return Row(**{**others, **values, **changed})
 
 
 def study(

@@ -5,9 +5,10 @@ import sys
 import conftest
 import numpy as np
 import pytest
+import studies
 
 from crate_jax.errors import UserError
-from crate_jax.scaling import curves_fit, curves_read, fit
+from crate_jax.scaling import curves_fit, curves_read, fit, table
 
 PUBLISHED = {"E": 1.8172, "A": 482.01, "alpha": 0.3478, "B": 2085.43, "beta": 0.3658}
 
@@ -137,6 +138,19 @@ def test_intervals_of_few_runs_are_labelled_or_refused(tmp_path):
   assert one.note == ""
 
 
+def test_a_sweep_s_table_is_read_once_it_is_filtered_as_the_docs_say(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  rows = studies.study(seeds=(0, 1))
+  table.write(tmp_path / "runs" / "plateau", [*rows, *studies.checks(rows)])
+  with pytest.raises(UserError, match="runs of more than one variant, crate, gpt2"):
+    curves_read.read(tmp_path / "runs" / "plateau" / "table.csv")
+  docs = (conftest.ROOT / "docs" / "fits.md").read_text("utf-8")
+  exec(docs.split("```python\n")[1].split("```")[0], {})
+  runs = curves_read.read(tmp_path / "crate.csv")
+  assert sorted(runs.loss_R) == sorted(r.loss for r in rows if r.variant == "crate")
+  assert runs.clustered == "runs of one seed and N"
+
+
 def test_what_a_cluster_shares_is_no_news_from_each_of_its_runs(tmp_path):
   rng, lines = np.random.default_rng(0), []
   for seed in range(20):
@@ -179,6 +193,11 @@ def test_a_number_on_its_bound_is_said_to_be_undetermined(tmp_path, fall, says):
     ("", "has no column of tokens, which may be named"),
     ("D,loss\n", "has no runs: its first line names columns, and none follows."),
     ("D,loss,tokens\n1,2,3\n", "has more than one column of tokens: 'D' and 'tokens'."),
+    (
+      "D,loss,variant\n1e6,5,crate\n1e6,4,gpt2\n",
+      "more than one variant, crate, gpt2, which follow",
+    ),
+    ("Kind,D,loss\ngrid,1e6,5\ntrial,1e6,4\n", "more than one kind, grid, trial, which follow no"),
     (b"D,loss\n\xff\xfe,1\n", "is not a CSV in UTF-8"),
   ],
 )

@@ -105,14 +105,38 @@ def test_p_is_corrected_for_all_variants():
   largest = max(tested, key=lambda e: e.difference.p)
   assert largest.holm == pytest.approx(max(largest.difference.p, 0), abs=1) and largest.holm > 0.05
   assert largest.variant == "t4"
-  # t4's large spread is everyone's in the pooled test, with 2 degrees of freedom for each of 8.
+  # t4's large spread is everyone's in the pooled test: 8 times 2 degrees of freedom, base and all.
   pooled = study.of("residual").pooled
-  squares = [np.var([e.losses[s] - study.of("crate").losses[s] for s in range(3)], ddof=1)
-             for e in tested]  # fmt: skip
-  error = math.sqrt(np.mean(squares) / 3)
+  loss = np.array([[e.losses[s] for s in range(3)] for e in study.effects])
+  rest = loss - loss.mean(0) - loss.mean(1)[:, None] + loss.mean()
+  error = math.sqrt(2 * (rest**2).sum() / 16 / 3)
   half = stats.t.ppf(0.975, 16) * error
   np.testing.assert_allclose(pooled.high - pooled.value, half, rtol=1e-9)
   assert study.of("residual").pooled_holm < study.of("residual").holm
+
+
+def test_a_variant_without_all_seeds_is_not_pooled_and_moves_no_other():
+  full = effects.studies([r for r in sweep() if r.variant != "t1"])[0]
+  (study,) = effects.studies([r for r in sweep() if (r.variant, r.seed) != ("t1", 1)])
+  assert study.of("t1").difference and study.of("t1").pooled is study.of("t1").pooled_holm is None
+  assert study.of("residual").pooled == full.of("residual").pooled
+
+
+def test_the_pooled_test_errs_in_no_more_tables_than_it_says():
+  """No variant differs, and all share the runs of the base."""
+  rng, tables, wrong = np.random.default_rng(4), 600, 0
+  names = ["crate", *(f"v{i}" for i in range(8))]
+  for _ in range(tables):
+    loss = 5 + rng.normal(0, 0.02, 3) + rng.normal(0, 0.01, (9, 3))
+    found = effects._pooled(
+      [
+        effects.Effect(name, 0.0, dict(enumerate(own)), 0.0, (), (), 0, 0)
+        for name, own in zip(names, loss.tolist(), strict=True)
+      ]
+    )
+    assert len(found) == 8
+    wrong += min(effects.paired.holm([e.p for e in found.values()])) < effects.SURE
+  assert wrong / tables < 0.05
 
 
 def test_the_share_of_the_gap():

@@ -10,7 +10,7 @@ from crate_jax.errors import UserError
 from crate_jax.scaling.report import forecast as forecast_lib
 from crate_jax.scaling.report import output as output_lib
 from crate_jax.scaling.report.analysis import Choice, analyse
-from crate_jax.scaling.report.cells import Size, grid
+from crate_jax.scaling.report.cells import grid
 
 FEW = Choice(draws=100)
 LONGER = 9600
@@ -25,16 +25,51 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def made(rows):
-  return forecast_lib.make(rows, TOKENS, FEW)
+def shorter(rows):
+  return [r for r in rows if r.steps < LONGER]
 
 
-def test_it_rests_on_the_shorter_runs_alone(rows, made):
+@pytest.fixture(scope="module")
+def made(shorter):
+  return forecast_lib.make(shorter, TOKENS, FEW)
+
+
+def test_it_rests_on_the_shorter_runs_alone(rows, shorter, made):
   assert made["tokens"] == TOKENS
-  assert made["cells"] == sorted(row.cell for row in rows if row.steps < LONGER)
-  moved = [dataclasses.replace(r, loss=9.0) if r.steps >= LONGER else r for r in rows]
-  assert forecast_lib.make(moved, TOKENS, FEW) == made
-  assert forecast_lib.make([r for r in rows if r.steps < LONGER], TOKENS, FEW) == made
+  assert made["cells"] == sorted(row.cell for row in shorter)
+  other = [dataclasses.replace(r, variant="x") for r in rows if r.variant == "crate"]
+  again = forecast_lib.make(shorter + other, TOKENS, FEW)
+  assert {of["variant"] for of in again["losses"]} == {"crate", "gpt2"}  # x has been that far
+
+
+def test_none_is_made_after_the_fact_or_over_another(rows, shorter, tmp_path):
+  for late in (rows, [*shorter, dataclasses.replace(rows[-1], tokens=2 * TOKENS, cell="late")]):
+    with pytest.raises(UserError, match=r"would come after the fact: .* has been trained"):
+      forecast_lib.make(late, TOKENS, FEW)
+  (tmp_path / "forecast.json").write_text("{}")
+  with pytest.raises(UserError, match=r"forecast\.json is there already"):
+    output_lib.write_forecast(shorter, str(LONGER), FEW, tmp_path, "c")
+  assert (tmp_path / "forecast.json").read_text() == "{}"
+
+
+def test_one_form_of_the_gap_is_enough(tmp_path):
+  laws = {"crate": (2.8, 32.0, 0.2), "gpt2": studies.LAWS["gpt2"]}
+  rows = studies.study(laws, seeds=(0, 1, 2, 3, 4), sizes=((1, 128), (2, 128)))
+  assert all(len(gap.law.used) == 1 for gap in analyse(rows, FEW).gaps)
+  truth = studies.law(laws["crate"], TOKENS) - studies.law(laws["gpt2"], TOKENS)
+  for of in forecast_lib.make(rows, TOKENS, FEW)["gaps"]:
+    assert of["low"] < truth < of["high"] and of["low"] < of["value"] < of["high"]
+
+
+def test_heads_are_part_of_a_size(shorter):
+  one = [r for r in shorter if r.layers == 2]
+  more = [dataclasses.replace(r, heads=8, cell=f"{r.cell}-8", loss=r.loss + 0.1) for r in one]
+  a = analyse(one + more, FEW)
+  assert [str(gap.size) for gap in a.gaps] == ["2L x 128 x 4 heads", "2L x 128 x 8 heads"]
+  both = forecast_lib.make(one + more, TOKENS, FEW)
+  assert [of["heads"] for of in both["gaps"]] == [4, 8]
+  assert any(line.startswith("CRATE, 2L x 128 x 8 heads: ") for line in forecast_lib.lines(both))
+  assert [str(gap.size) for gap in analyse(one, FEW).gaps] == ["2L x 128"]
 
 
 def test_known_laws_are_foreseen(made):
@@ -47,13 +82,16 @@ def test_known_laws_are_foreseen(made):
     assert of["low"] < 0.2 < of["high"] < of["low"] + 0.05
 
 
-def test_what_came_is_held_against_it(rows, made):
+def test_what_came_is_held_against_it(rows, shorter, made):
   cells, _ = grid(rows)
   scored = forecast_lib.score(made, cells)
   assert [of.what for of in scored] == ["crate", "crate", "gpt2", "gpt2", "gap", "gap"]
   for of in scored:
     ours = [
-      r for r in rows if (r.layers, r.width, r.steps) == (*dataclasses.astuple(of.size), LONGER)
+      r
+      for r in rows
+      if (r.layers, r.width, r.heads, r.steps)
+      == (of.size.layers, of.size.width, of.size.heads, LONGER)
     ]
     by = {v: {r.seed: r.loss for r in ours if r.variant == v} for v in ("crate", "gpt2")}
     each = (
@@ -68,20 +106,18 @@ def test_what_came_is_held_against_it(rows, made):
   worse = [dataclasses.replace(r, loss=r.loss + (r.variant == "crate")) for r in rows]
   missed = forecast_lib.score(made, grid(worse)[0])
   assert [of.inside for of in missed] == [False, False, True, True, False, False]
-  ahead = forecast_lib.score(made, grid(r for r in rows if r.steps < LONGER)[0])
+  ahead = forecast_lib.score(made, grid(shorter)[0])
   assert all(of.observed is of.error is of.inside is None for of in ahead)
 
 
-def test_it_goes_round_through_the_file_and_the_report(rows, tmp_path, monkeypatch):
+def test_it_goes_round_through_the_file_and_the_report(rows, shorter, tmp_path, monkeypatch):
   studies.drawn_as_a_pixel(monkeypatch)
-  said = output_lib.write_forecast(rows, str(LONGER), FEW, tmp_path, "the command")
+  said = output_lib.write_forecast(shorter, str(LONGER), FEW, tmp_path, "the command")
   assert said.startswith("after 9.83 M tokens\nCRATE, 1L x 128: ")
   assert "from 100 shorter cells" in said
   forecast = forecast_lib.load(tmp_path / "forecast.json")
   assert forecast["command"] == "the command" and forecast["commit"]
-  output_lib.write_report(
-    [r for r in rows if r.steps < LONGER], FEW, tmp_path, tmp_path / "before", "c"
-  )
+  output_lib.write_report(shorter, FEW, tmp_path, tmp_path / "before", "c")
   before = (tmp_path / "before" / "plateau.md").read_text()
   assert "No run of that length is there yet" in before
   assert not (tmp_path / "before" / "forecast.png").exists()
@@ -94,8 +130,8 @@ def test_it_goes_round_through_the_file_and_the_report(rows, tmp_path, monkeypat
   assert [of["inside"] for of in numbers["forecast"]] == [True] * 6
 
 
-def test_without_enough_noise_it_has_no_interval(rows):
-  made = forecast_lib.make([r for r in rows if r.seed < 2], TOKENS, FEW)
+def test_without_enough_noise_it_has_no_interval(rows, shorter):
+  made = forecast_lib.make([r for r in shorter if r.seed < 2], TOKENS, FEW)
   assert all(of["low"] is of["high"] is None for of in [*made["losses"], *made["gaps"]])
   scored = forecast_lib.score(made, grid(rows)[0])
   assert all(of.observed and of.error is not None and of.inside is None for of in scored)
@@ -138,7 +174,7 @@ def test_a_step_that_is_not_always_as_long_is_refused(rows):
 
 def test_too_few_lengths_are_refused(rows):
   with pytest.raises(UserError, match="four shorter lengths"):
-    forecast_lib.make(rows, 1200 * studies.TOKENS_PER_STEP, FEW)
+    forecast_lib.make([r for r in rows if r.steps < 1200], 1200 * studies.TOKENS_PER_STEP, FEW)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tokens": 3}', '{"losses": [{"value": 1}]}'])
@@ -151,5 +187,5 @@ def test_a_file_that_is_no_forecast_is_refused(tmp_path, text):
 
 
 def test_the_size_is_kept(made):
-  assert {Size(of["layers"], of["width"]) for of in made["losses"]} == {Size(1, 128), Size(2, 128)}
-  assert analyse  # what the numbers above come from
+  shapes = {(of["layers"], of["width"], of["heads"]) for of in made["losses"]}
+  assert shapes == {(1, 128, 4), (2, 128, 4)}

@@ -33,17 +33,26 @@ def test_a_single_seed_has_no_interval_and_equal_ones_one_without_width():
   assert paired.over_seeds([0.0, 0.0]).p == 1.0
 
 
-def test_the_spread_of_several_groups_is_that_of_an_analysis_of_variance():
-  groups = [[1.0, 2.0, 3.0], [10.0, 14.0], [7.0], []]
-  spread, degrees = paired.pool(groups)
-  assert degrees == 3 and spread == pytest.approx(math.sqrt((1 + 0 + 1 + 4 + 4) / 3))
-  assert paired.pool([[1.0], []]) is None
-  own = paired.over_seeds(groups[0])
-  assert paired.over_seeds(groups[0], paired.pool(groups[:1])) == own
-  shared = paired.over_seeds([7.0], (spread, degrees))  # one seed, spread known from the others
-  half = stats.t.ppf(0.975, 3) * spread
-  np.testing.assert_allclose([shared.low, shared.high], [7 - half, 7 + half])
-  assert shared.p == pytest.approx(2 * stats.t.sf(7 / spread, 3))
+def test_the_residual_is_that_of_a_two_way_analysis_of_variance():
+  # A sum of a row's and a column's number leaves nothing; one cell moved by 4 leaves 1, -1, -1, 1.
+  additive = np.array([[1.0, 3.0], [3.0, 5.0]])
+  assert paired.residual(additive) == (0.0, 1)
+  assert paired.residual(additive + np.diag([4, 0])) == pytest.approx((2.0, 1))
+  loss = np.random.default_rng(3).normal(0, 0.02, (400, 6))
+  moved = loss + np.arange(6) + np.arange(400)[:, None]  # neither variants nor seeds are noise
+  spread, degrees = paired.residual(moved)
+  assert degrees == 399 * 5 and spread == pytest.approx(0.02, rel=0.05)
+  assert paired.residual(loss[:1]) is paired.residual(loss[:, :1]) is None
+
+
+def test_of_two_variants_the_residual_s_interval_is_that_of_the_paired_t_test():
+  base, own = draws(4)
+  spread, degrees = paired.residual(np.stack([base, own]))
+  found = paired.over_seeds(own - base, (math.sqrt(2) * spread, degrees))
+  want = paired.over_seeds(own - base)
+  np.testing.assert_allclose(
+    [found.value, found.low, found.high, found.p], [want.value, want.low, want.high, want.p]
+  )
 
 
 def test_holm_by_hand():

@@ -15,14 +15,17 @@ import studies
 from scipy import stats
 
 from crate_jax.errors import UserError
-from crate_jax.scaling import table
+from crate_jax.scaling import fit, table
 from crate_jax.scaling.report import analysis as analysis_lib
+from crate_jax.scaling.report import checklist as checklist_lib
+from crate_jax.scaling.report import laws as laws_lib
 from crate_jax.scaling.report import output as output_lib
 from crate_jax.scaling.report import sections as sections_lib
 from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import Size
 
 SIZES = ((1, 128), (2, 128), (2, 64))
+SIZE = Size(2, 128, 4, "2L x 128")
 SEEDS = (0, 1, 2, 3, 4)
 FEW = Choice(draws=40)
 TOKENS = [steps * studies.TOKENS_PER_STEP for steps in studies.STEPS]
@@ -45,7 +48,8 @@ def full(rows):
 def written(full, tmp_path_factory):
   """A report's folder, with a forecast of the longest length that was made without it."""
   folder = tmp_path_factory.mktemp("plateau")
-  output_lib.write_forecast(full, "4800", FEW, folder, "forecast")
+  shorter = [row for row in full if row.kind != "grid" or row.steps < 4800]
+  output_lib.write_forecast(shorter, "4800", FEW, folder, "forecast")
   output_lib.write_report(full, FEW, folder, folder, "the command --as=typed")
   return folder
 
@@ -370,11 +374,69 @@ def test_a_law_that_misses_the_means_gives_no_interval(rows):
     return dataclasses.replace(row, loss=row.loss + 0.1 * (row.steps in (600, 2400)))
 
   a = analyse([bent(row) if row.variant == "crate" else row for row in rows], FEW)
-  curve = a.curve("crate", Size(2, 128))
+  curve = a.curve("crate", SIZE)
   assert curve.missing.startswith("no interval: the law does not fit") and curve.law.E.low is None
-  assert a.curve("gpt2", Size(2, 128)).law.E.low is not None
+  assert a.curve("gpt2", SIZE).law.E.low is not None
   assert all(gap.law.used == [] and gap.law.before[10] is None for gap in a.gaps)
   assert {v.code for v in a.verdicts} == {"no law"}
+
+
+def test_lengths_of_fewer_seeds_weigh_less_and_may_miss_more(rows):
+  """The seeds of one length are cut to one, which is off: laws and their checks allow for it."""
+  few = [r for r in rows if r.steps != 600 or r.seed == 0]
+  few = [dataclasses.replace(r, loss=r.loss + 0.012) if r.steps == 600 else r for r in few]
+  a = analyse(few, FEW)
+  curve, noise = a.curve("crate", SIZE), a.noise
+  weights = np.array(curve.seeds) / 5
+  assert list(curve.seeds) == [5, 1, 5, 5, 5]
+  loss = np.array([a.curve(v, SIZE).loss for v in ("crate", "gpt2")])
+  expected = fit.fit_shared(np.array(curve.tokens, float), loss[:, None], weights)
+  (shared,) = [of for of in a.shared if of.size == SIZE]
+  np.testing.assert_allclose(shared.E, expected.E[0, 0])
+  assert laws_lib.misfit(2.9 * noise.branch, noise, 1) == ""
+  assert laws_lib.misfit(2.9 * noise.branch, noise, 5)
+  equal = fit.fit_shared(np.array(curve.tokens, float), loss[:, None])
+  assert abs(float(equal.E[0, 0]) - shared.E) > 1e-3
+  cells = [c for c in a.cells if c.variant == "crate"]
+  runs = [[c.rows[0].parameters, c.tokens, c.loss, len(c.rows) / 5] for c in cells]
+  law = fit.fit_sizes(*np.array(runs).T)
+  found = next(of for of in a.sizes if of.variant == "crate").numbers
+  for name in ("alpha", "beta"):
+    np.testing.assert_allclose(found[name].value, getattr(law, name))
+  assert abs(found["beta"].value - fit.fit_sizes(*np.array(runs).T[:3]).beta) > 1e-4
+
+
+RECIPE = {
+  "model": {"context": 64},
+  "data": {"tokenizer": "bpe", "bpe_vocab_size": 4096},
+  "optimizer": {
+    "decay_fraction": 0.2, "warmup_steps": 1500, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95,
+  },
+}  # fmt: skip
+UNKNOWN = ("share of the decay", "optimiser, warm-up, weight decay", "tokenizer and vocabulary")
+
+
+def test_the_checklist_takes_from_the_config_what_the_table_does_not_say(rows, tmp_path):
+  a, path = analyse(rows, Choice(draws=20)), tmp_path / "config.json"
+
+  def lines():
+    return dict(checklist_lib.table(a, checklist_lib.recipe(path)).rows)
+
+  assert {lines()[what] for what in UNKNOWN} == {"not recorded"}
+  path.write_text(json.dumps(RECIPE))
+  assert [lines()[what] for what in UNKNOWN] == [
+    "the last 20% of a length",
+    "AdamW, beta1 0.9, beta2 0.95; 1,500 steps of linear warm-up; weight decay 0.1",
+    "bpe, at most 4,096 tokens, unless a prepared text brought its own",
+  ]
+  path.write_text(json.dumps({"data": {"tokenizer": "bytes"}, "optimizer": {"beta1": 0.9}}))
+  assert [lines()[what] for what in UNKNOWN] == [
+    "not recorded", "not recorded", "bytes, unless a prepared text brought its own",
+  ]  # fmt: skip
+  for text in ("{", "[]", '{"data": 3}'):
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is not the config of a sweep"):
+      lines()
 
 
 def command(*flags):

@@ -1,15 +1,21 @@
 """The words of `scaling.plateau`'s answer, each by numbers that allow it."""
 
+import dataclasses
+from pathlib import Path
+
+import numpy as np
 import pytest
 import studies
 
 from crate_jax.scaling.report import gap as gap_lib
 from crate_jax.scaling.report import sections as sections_lib
+from crate_jax.scaling.report import tables as tables_lib
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import Estimate, Size
 from crate_jax.scaling.report.gap import Extrapolation, Point, SizeGap
 from crate_jax.scaling.report.laws import Line
+from crate_jax.scaling.report.page import Picture
 
 SURE, UNSURE = Estimate(0.2, 0.19, 0.21), Estimate(0.01, -0.01, 0.03)
 NARROWS, WIDENS = Estimate(-0.02, -0.03, -0.01), Estimate(0.02, 0.01, 0.03)
@@ -22,7 +28,9 @@ def gap(last=SURE, slope=UNSURE, chance=0.5, repeated=False, law=True):
     0.1, 1.0, 0.3, {}, [], Line([], []), SURE, {2: 0.0, 5: 0.1, 10: chance}, None, None, "",
     lambda tokens: tokens, None,
   )  # fmt: skip
-  return SizeGap(Size(2, 128), [point], slope, slope, fitted if law else None, "why", [])
+  return SizeGap(
+    Size(2, 128, 4, "2L x 128"), [point], slope, slope, fitted if law else None, "why", []
+  )
 
 
 @pytest.mark.parametrize(
@@ -133,9 +141,41 @@ def test_a_form_that_does_not_fit_is_left_out():
   for found in a.gaps:
     assert found.law.used == [gap_lib.DIFFERENCE]
     assert len(found.law.draws.at(1e6)) == 20
+    assert found.law.ten.value == np.median(found.law.draws.at(10 * found.fitted[-1].tokens))
     tokens = 10 * 4800 * studies.TOKENS_PER_STEP
     truth = studies.law(laws["crate"], tokens) - studies.law(laws["gpt2"], tokens)
     assert found.law.ten.low < truth < found.law.ten.high
+  (caption,) = captions(a)
+  assert "line and band: median and 90 % interval of draws of the difference of two laws" in caption
+  assert all(row[3].endswith(" (rejected)") for row in tables_lib.extrapolations(a).rows)
+
+
+def captions(a):
+  """Of the picture of the gap."""
+  pictures = dict.fromkeys(("curves", "gap", "crossing", "cost"), Path("a.png"))
+  facts = dict.fromkeys(("commit", "device", "jax", "command"), "")
+  blocks = sections_lib.blocks(a, None, [], pictures, {}, facts)
+  return [b.caption for b in blocks if isinstance(b, Picture) and b.caption.startswith("The gap")]
+
+
+def test_the_caption_of_the_gap_says_what_its_lines_are():
+  a = analyse(studies.study(seeds=SEEDS, sizes=((1, 128), (2, 128))), Choice(draws=40))
+  both = "draws of g + k D^-gamma and the difference of two laws L(D); shaded"
+  assert [g.law.used for g in a.gaps] == [[gap_lib.DIRECT, gap_lib.DIFFERENCE]] * 2
+  assert both in captions(a)[0]
+  for found in a.gaps:
+    draws = found.law.draws.at(np.array(found.law.line.tokens))
+    assert found.law.line.value == pytest.approx(np.median(draws, axis=0))
+    assert found.law.ten.low < found.law.ten.value < found.law.ten.high
+  assert not any("rejected" in row[3] for row in tables_lib.extrapolations(a).rows)
+  first, second = a.gaps
+  law = dataclasses.replace(second.law, draws=None, used=[])
+  mixed = dataclasses.replace(a, gaps=[first, dataclasses.replace(second, law=law)])
+  assert captions(mixed)[0].endswith(
+    "line and band: at 1L x 128 median and 90 % interval of draws of g + k D^-gamma and the "
+    "difference of two laws L(D); at 2L x 128 g + k D^-gamma, which does not fit, without "
+    "interval; shaded: extrapolation, up to ten times the longest run."
+  )
 
 
 def test_numbers_for_people():

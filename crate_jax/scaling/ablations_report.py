@@ -32,8 +32,9 @@ Losses are nats per token of the evaluation text, means over seeds. Brackets: {L
 
 - **difference**: to {BASE}, below zero is better, each seed against {BASE} of the same seed (same
   order of the data); Student's interval and p over seeds. **Holm**: p corrected for all variants of
-  the table. **pooled**: the standard deviation of such differences between seeds is taken to be one
-  for all variants. A few seeds of one variant cannot tell it well; all together can, if it is one.
+  the table. **pooled**: what variant and seed leave of a loss is taken to have one standard
+  deviation for all variants that have every seed of {BASE}. A few seeds of one variant cannot tell
+  it well; all together can, if it is one.
 - **over works**: the same difference, resampled over the works of the text; the seeds as they are.
 - **at equal FLOPs**: difference to {BASE} trained with as many FLOPs as the variant, from its
   losses at its lengths, between them linear in the logarithms. * continued beyond these lengths.

@@ -7,6 +7,7 @@ Reads a CSV whose first line names the columns, in any order and case, others am
   params    or N, parameters, model_size: optional
   cluster   optional: runs of one name are drawn together
   seed      optional: without `cluster`, runs of one N and seed are drawn together
+  variant   optional, and `kind`: of several the file is refused, for they follow no common law
 
 Three distinct N or more: L(N, D) = E + A N^-alpha + B D^-beta and the exponent of the
 compute-optimal N. Fewer, or none: L(D) = E + B D^-beta for each N. Intervals are of a bootstrap

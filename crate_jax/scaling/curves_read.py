@@ -18,8 +18,12 @@ NAMES = {
   "params": ("params", "n", "parameters", "modelsize", "numparams", "nparams", "numparameters"),
   "cluster": ("cluster",),
   "seed": ("seed",),
+  "variant": ("variant",),
+  "kind": ("kind",),
 }
 NEEDED = ("tokens", "loss")
+LABELS = ("cluster", "seed", "variant", "kind")  # columns of words, not of numbers
+ONE = ("variant", "kind")  # of these a file has one: runs of several follow no common law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +55,9 @@ def read(path: Path) -> Runs:
   """Reads the file; lines without anything in them are skipped.
 
   Raises:
-    UserError: it cannot be read, a column is missing or there twice, or a number is none or is not
-      positive; names the file and, where there is one, line and column.
+    UserError: it cannot be read, a column is missing or there twice, a number is none or is not
+      positive, or the runs are of several variants or kinds; names the file and, where there is
+      one, line and column.
   """
   columns: dict[str, list[str]] = {}
   numbers: dict[str, list[float]] = {}
@@ -65,13 +70,19 @@ def read(path: Path) -> Runs:
         f"{path}, line {line}: {len(row)} fields, where the first line names {len(header)} columns."
       )
     for kind, place in places.items():
-      if kind in ("cluster", "seed"):
+      if kind in LABELS:
         columns.setdefault(kind, []).append(row[place].strip())
       else:
         where = f"{path}, line {line}, column {header[place].strip()!r}"
         numbers.setdefault(kind, []).append(_positive(row[place], where))
   if not numbers:
     raise UserError(f"{path} has no runs: its first line names columns, and none follows.")
+  for kind in ONE:
+    if len(values := sorted(set(columns.get(kind, ())))) > 1:
+      raise UserError(
+        f"{path} has runs of more than one {kind}, {', '.join(values)}, which follow no common "
+        "law: filter it (docs/fits.md says how)."
+      )
   arrays = {kind: np.array(values) for kind, values in numbers.items()}
   labels, clustered = _clusters(columns, numbers)
   cluster_R = np.unique(labels, return_inverse=True)[1]

@@ -37,7 +37,8 @@ class Effect:
     flops_per_token: of training.
     difference: over the seeds that both have; None if there is none, or no CRATE.
     holm: its p, corrected for all variants of the table.
-    pooled: the same difference with the standard deviation between seeds of all variants.
+    pooled: the same difference with the standard deviation that variant and seed leave of all
+      losses; None for a variant that lacks one of CRATE's seeds.
     pooled_holm: its p, corrected.
     by_work: the same difference with its interval over the text's works, means over seeds.
     equal_flops: difference to CRATE trained with this variant's FLOPs.
@@ -248,16 +249,7 @@ def _by_work(own: Sequence[Row], base: Sequence[Row]) -> Estimate | None:
 
 def _corrected(effects: Sequence[Effect]) -> list[Effect]:
   """With p corrected for all that are compared, and with the spread that they have in common."""
-  base = next((effect.losses for effect in effects if effect.variant == BASE), {})
-  differences = {
-    e.variant: [loss - base[seed] for seed, loss in e.losses.items() if seed in base]
-    for e in effects
-    if e.difference
-  }
-  spread = paired.pool(list(differences.values()))
-  pooled = {
-    name: paired.over_seeds(values, spread) for name, values in differences.items() if spread
-  }
+  pooled = _pooled(effects)
   own = {e.variant: e.difference.p for e in effects if e.difference and e.difference.p is not None}
   holm = dict(zip(own, paired.holm(list(own.values())), strict=True))
   shared = {name: estimate.p for name, estimate in pooled.items() if estimate.p is not None}
@@ -271,6 +263,23 @@ def _corrected(effects: Sequence[Effect]) -> list[Effect]:
     )
     for e in effects
   ]
+
+
+def _pooled(effects: Sequence[Effect]) -> dict[str, Estimate]:
+  """Differences with one spread, of the variants that have every seed of CRATE."""
+  seeds = next((list(effect.losses) for effect in effects if effect.variant == BASE), [])
+  whole = {e.variant: e.losses for e in effects if seeds and set(seeds) <= set(e.losses)}
+  loss_VS = np.array([[losses[seed] for seed in seeds] for losses in whole.values()])
+  spread = paired.residual(loss_VS) if whole else None
+  if not spread:
+    return {}
+  of_difference = math.sqrt(2) * spread[0], spread[1]
+  base_S = loss_VS[list(whole).index(BASE)]
+  return {
+    name: paired.over_seeds(own_S - base_S, of_difference)
+    for name, own_S in zip(whole, loss_VS, strict=True)
+    if name != BASE
+  }
 
 
 def _matched(effects: Sequence[Effect]) -> dict[str, str]:

@@ -89,10 +89,7 @@ class SizeLaw:
 
 
 def fit_lengths(
-  tokens_D: np.ndarray,
-  loss_ND: np.ndarray,
-  weights_ND: np.ndarray | None = None,
-  irreducible: Number | None = None,
+  tokens_D: np.ndarray, loss_ND: np.ndarray, weights_ND: np.ndarray | None = None
 ) -> Law:
   """L(D) of each data set.
 
@@ -100,7 +97,6 @@ def fit_lengths(
     tokens_D: lengths; the same may stand there more than once.
     loss_ND: nats, positive; any axes before the last are kept. NaN: there is no such run.
     weights_ND: that the runs' Huber losses are multiplied by, as a bootstrap's counts; one if not.
-    irreducible: E, where it is given (one, or one a data set): a sensitivity, and no finding.
 
   Returns:
     Fields of the shape of `loss_ND` without its last axis.
@@ -109,7 +105,7 @@ def fit_lengths(
     UserError: a data set has fewer than four distinct lengths, or a number is not positive.
   """
   data = _data("L(D)", [tokens_D], loss_ND, weights_ND)
-  theta_P = _fit(data, [_log_size(tokens_D)], constant=irreducible)
+  theta_P = _fit(data, [_log_size(tokens_D)])
   return Law(*_amplitudes(theta_P, [tokens_D]))
 
 
@@ -235,15 +231,13 @@ def _fit(
   data: _Data,
   x_JR: list[np.ndarray],
   own_JR: np.ndarray | None = None,
-  constant: Number | None = None,
   signed: bool = False,
   delta: float = HUBER,
 ) -> np.ndarray:
   """(c, a_1, e_1, ...) on the first axis, then the data sets' axes; see `powers`."""
   own_JR = np.ones((len(x_JR), len(x_JR[0]))) if own_JR is None else own_JR
-  given = None if constant is None else np.broadcast_to(constant, data.shape).reshape(-1)
   problem = powers.Problem(
-    data.target_SR, data.weight_SR, np.stack(x_JR), own_JR, EXPONENTS, not signed, delta, given
+    data.target_SR, data.weight_SR, np.stack(x_JR), own_JR, EXPONENTS, not signed, delta
   )
   return powers.fit(problem).T.reshape(-1, *data.shape)
 

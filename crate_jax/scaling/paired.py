@@ -1,7 +1,8 @@
 """Differences between models that were trained from the same seeds, and how sure they are.
 
 Every test is Student's, of one value a seed: seeds are few, and nothing else says how much a result
-owes to its own.
+owes to its own. Differences to one base share its runs, so the spread of several is taken from the
+losses themselves (`residual`), not from the differences.
 """
 
 import dataclasses
@@ -35,7 +36,8 @@ def over_seeds(values: Sequence[float], pooled: tuple[float, int] | None = None)
 
   Args:
     values: at least one.
-    pooled: standard deviation and its degrees of freedom, if not these values' own (`pool`).
+    pooled: standard deviation of a difference and its degrees of freedom, if not these values' own
+      (`residual`).
   """
   mean, n = float(np.mean(values)), len(values)
   if pooled is None:
@@ -49,14 +51,21 @@ def over_seeds(values: Sequence[float], pooled: tuple[float, int] | None = None)
   return Estimate(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, degrees)))
 
 
-def pool(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
-  """Standard deviation within groups, taken to be the same in all, and its degrees of freedom.
+def residual(loss_VS: np.ndarray) -> tuple[float, int] | None:
+  """Standard deviation of what variant and seed leave of a loss, and its degrees of freedom.
 
-  None if no group has two values.
+  Both means are taken out of the V x S losses, which leaves (V - 1)(S - 1) degrees. The difference
+  of two variants has sqrt(2) times this deviation at each seed. V differences to one base do not
+  have V (S - 1) degrees: the base's runs are in all of them.
+
+  None if there is one variant or one seed.
   """
-  squares = sum(float(np.var(values)) * len(values) for values in groups if len(values))
-  degrees = sum(len(values) - 1 for values in groups if len(values))
-  return (math.sqrt(squares / degrees), degrees) if degrees else None
+  V, S = loss_VS.shape
+  if min(V, S) < 2:
+    return None
+  rest_VS = loss_VS - loss_VS.mean(1, keepdims=True) - loss_VS.mean(0) + loss_VS.mean()
+  degrees = (V - 1) * (S - 1)
+  return math.sqrt(float((rest_VS**2).sum()) / degrees), degrees
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

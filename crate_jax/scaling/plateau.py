@@ -1,15 +1,16 @@
 """Has CRATE plateaued, or would more training let it catch up with GPT-2? What a sweep's runs say.
 
-Reads FOLDER/table.parquet (`scaling.sweep` writes it; a part of the grid will do) and, if it is
-there, FOLDER/forecast.json. Writes OUT/plateau.md, OUT/plateau.html (one page, pictures and all),
-OUT/*.png and OUT/plateau.json (all numbers).
+Reads FOLDER/table.parquet (`scaling.sweep` writes it; a part of the grid will do) and, if they are
+there, the sweep's FOLDER/config.json and a FOLDER/forecast.json. Writes OUT/plateau.md,
+OUT/plateau.html (one page, pictures and all), OUT/*.png and OUT/plateau.json (all numbers).
 
   python -m crate_jax.scaling.plateau --workdir=runs/plateau --out=runs/plateau/report
   python -m crate_jax.scaling.plateau --workdir=runs/plateau --out=runs/plateau --forecast=9600
 
 The second writes OUT/forecast.json alone: what the shorter lengths say of a run of 9,600 steps (or
-of tokens: --forecast=9.8e6tokens), before there is one. When it lies beside the table, later
-reports hold it against what came.
+of tokens: --forecast=9.8e6tokens), before there is one: of a length that is trained already, or
+over another forecast, it writes nothing. When it lies beside the table, later reports hold it
+against what came.
 """
 
 import sys

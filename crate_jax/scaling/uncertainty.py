@@ -109,7 +109,6 @@ def law_draws(
   noise: Noise,
   draws: int,
   rng: np.random.Generator,
-  irreducible: float | None = None,
 ) -> Law:
   """Laws of simulated studies: means over seeds round a fitted law, fitted again.
 
@@ -120,7 +119,6 @@ def law_draws(
     noise: of the losses.
     draws: how many studies.
     rng: random numbers.
-    irreducible: E, if the law was fitted with it given.
 
   Returns:
     Fields of shape (draws,).
@@ -129,7 +127,7 @@ def law_draws(
   known_SD = np.arange(seeds_D.max())[:, None] < seeds_D
   off_ND = _simulated(known_SD, noise, draws, rng) * _doubt(noise, draws, rng)
   weights_D = seeds_D / seeds_D.max()
-  return fit.fit_lengths(tokens_D, _positive(law.loss(tokens_D) + off_ND), weights_D, irreducible)
+  return fit.fit_lengths(tokens_D, _positive(law.loss(tokens_D) + off_ND), weights_D)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,13 +38,46 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Size:
-  """The shape of a network, variants aside."""
+  """The shape of a network, variants aside.
+
+  Attributes:
+    layers: blocks.
+    width: d.
+    heads: of the mixing step.
+    name: for people.
+  """
 
   layers: int
   width: int
+  heads: int
+  name: str = dataclasses.field(compare=False)
 
   def __str__(self) -> str:
-    return f"{self.layers}L x {self.width}"
+    return self.name
+
+
+Shape = tuple[int, int, int]  # layers, width, heads
+
+
+def sizes(shapes: Iterable[Shape]) -> dict[Shape, Size]:
+  """The sizes of these shapes; names say the heads where the same size has others too."""
+  distinct = set(shapes)
+  alike = collections.Counter((layers, width) for layers, width, _ in distinct)
+  found = {}
+  for layers, width, heads in distinct:
+    more = f" x {heads} heads" if alike[layers, width] > 1 else ""
+    found[layers, width, heads] = Size(layers, width, heads, f"{layers}L x {width}{more}")
+  return found
+
+
+def _of(rows: Sequence[Row]) -> Callable[[Row], Size]:
+  """The size of each row of a table."""
+  found = sizes(map(_shape, rows))
+  return lambda row: found[_shape(row)]
+
+
+def _shape(row: Row) -> Shape:
+  return row.layers, row.width, row.heads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +130,21 @@ def over_seeds(values: Sequence[float]) -> Estimate:
   return Estimate(mean, mean - half, mean + half)
 
 
-def grid(rows: Iterable[Row]) -> tuple[list[Cell], list[str]]:
+def grid(rows: Sequence[Row]) -> tuple[list[Cell], list[str]]:
   """The cells of the grid by variant, size and length; names of rows without a finite loss.
 
   Raises:
     UserError: the grid has no cell, or two rows are the same seed of the same cell.
   """
   found: dict[tuple[str, Size, int], dict[int, Row]] = {}
-  dropped = []
+  size, dropped = _of(rows), []
   for row in rows:
     if row.kind != "grid":
       continue
     if not math.isfinite(row.loss):
       dropped.append(row.cell)
       continue
-    seeds = found.setdefault((row.variant, Size(row.layers, row.width), row.tokens), {})
+    seeds = found.setdefault((row.variant, size(row), row.tokens), {})
     if row.seed in seeds:
       raise UserError(
         f"The table's cells {seeds[row.seed].cell} and {row.cell} are one variant, size, length "
@@ -137,11 +170,6 @@ def common_seeds(cells: Sequence[Cell]) -> list[int]:
   return sorted(set.intersection(*(set(cell.seeds) for cell in cells)))
 
 
-def losses(cells: Sequence[Cell], seeds: Sequence[int]) -> np.ndarray:
-  """Loss of every seed at every length, (S, D)."""
-  return np.array([[cell.of(seed).loss for cell in cells] for seed in seeds])
-
-
 @dataclasses.dataclass(frozen=True)
 class Check:
   """A run with the cosine schedule beside the one that branched off a trunk.
@@ -162,8 +190,8 @@ class Check:
 def checks(rows: Sequence[Row]) -> tuple[list[Check], list[str]]:
   """The checks of the schedule, and the names of those that have nothing to stand beside."""
 
-  def key(row: Row) -> tuple[str, int, int, int, int]:
-    return row.variant, row.layers, row.width, row.tokens, row.seed
+  def key(row: Row) -> tuple[str, Shape, int, int]:
+    return row.variant, _shape(row), row.tokens, row.seed
 
   branches = {key(row): row for row in rows if row.kind == "grid" and row.schedule == "wsd"}
   found, alone = [], []
@@ -204,12 +232,13 @@ class Trials:
     return 0 < self.best < len(self.rates) - 1
 
 
-def trials(rows: Iterable[Row]) -> list[Trials]:
+def trials(rows: Sequence[Row]) -> list[Trials]:
   """Every choice of a rate in the table."""
   found: dict[tuple[str, Size, int], dict[float, list[float]]] = {}
+  size = _of(rows)
   for row in rows:
     if row.kind == "trial":
-      key = (row.variant, Size(row.layers, row.width), row.steps)
+      key = (row.variant, size(row), row.steps)
       loss = row.loss_of_rates if math.isfinite(row.loss_of_rates) else math.inf
       found.setdefault(key, {}).setdefault(row.learning_rate, []).append(loss)
   return [

@@ -1,12 +1,16 @@
-"""What papers on scaling laws tend to leave out, filled in from a sweep's table.
+"""What papers on scaling laws tend to leave out, filled in from a sweep's table and config.
 
 The list follows the survey "(Mis)Fitting" (Li et al. 2025, arXiv 2502.18969), which found that most
 of more than fifty papers say nothing of several of these.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+from crate_jax.errors import UserError
 from crate_jax.scaling import fit, uncertainty
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
@@ -15,12 +19,31 @@ from crate_jax.scaling.report.page import Table
 from crate_jax.scaling.table import Row
 
 NOT = "not recorded"
+DECAY = "the last {:.0%} of a length"
+OPTIMISER = "AdamW, beta1 {:g}, beta2 {:g}; {:,} steps of linear warm-up; weight decay {:g}"
 
 
-def table(a: Analysis) -> Table:
-  """Every line with what the table says of it, or that it says nothing."""
+def recipe(path: Path) -> dict[str, Any]:
+  """The config that a sweep wrote down, by part and key; empty if there is none.
+
+  Raises:
+    UserError: the file is no config.
+  """
+  try:
+    found = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise UserError(f"{path} is not the config of a sweep: {error}.") from error
+  if not (isinstance(found, dict) and all(isinstance(of, dict) for of in found.values())):
+    raise UserError(f"{path} is not the config of a sweep: it is not one of parts and keys.")
+  return found
+
+
+def table(a: Analysis, recipe: Mapping[str, Any]) -> Table:
+  """Every line with what the table or the config says of it, or that they say nothing."""
   rows = [row for cell in a.cells for row in cell.rows]
-  lines = [*_fits(a), *_models(rows), *_training(a, rows), *_evaluation(a, rows)]
+  lines = [*_fits(a), *_models(rows), *_training(a, rows, recipe), *_evaluation(a, rows)]
   return Table(("what", "here"), lines, text=True)
 
 
@@ -71,7 +94,7 @@ def _models(rows: Sequence[Row]) -> list[tuple[str, str]]:
   six_n = [row.flops_per_token / (6 * row.parameters) for row in rows if row.parameters]
   blocks = [row.block_parameters for row in rows]
   return [
-    ("models", f"{len({(r.variant, r.layers, r.width) for r in rows})} of "
+    ("models", f"{len({(r.variant, r.layers, r.width, r.heads) for r in rows})} of "
      f"{words.listed(sorted({r.variant for r in rows}))}; "
      f"layers {_distinct(r.layers for r in rows)}; width {_distinct(r.width for r in rows)}; "
      f"heads {_distinct(r.heads for r in rows)}"),
@@ -92,7 +115,7 @@ def _nonzero(rows: Sequence[Row]) -> str:
   return "; ".join(f"{v} {sum(n) / len(n):.1%}" for v, n in sorted(seen.items()) if n) or NOT
 
 
-def _training(a: Analysis, rows: Sequence[Row]) -> list[tuple[str, str]]:
+def _training(a: Analysis, rows: Sequence[Row], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
   tried = [f"{of.variant} {of.size}: {len(of.rates)} rates" for of in a.trials]
   ends = [f"{t.variant} {t.size}, {t.steps:,} steps" for t in a.trials if not t.interior]
   batches = {row.tokens / row.steps for row in rows}
@@ -100,16 +123,35 @@ def _training(a: Analysis, rows: Sequence[Row]) -> list[tuple[str, str]]:
   return [
     ("schedule", _distinct(row.schedule for row in rows)
      + (": a constant rate, then a decay at the end of every length" if wsd else "")),
-    ("share of the decay", NOT),
+    ("share of the decay", _said(recipe, DECAY, "optimizer.decay_fraction")),
     ("learning rates", _distinct(f"{r.learning_rate:g}" for r in rows) + ", peak; tuned at "
      + ("; ".join(tried) if tried else "no size: the table has no trials")),
     ("best rate is the outermost tried", words.listed(ends) if ends else "none" if tried else NOT),
     ("batch size", f"{_distinct(f'{x:,.0f}' for x in batches)} tokens (tokens over steps)"),
-    ("optimiser, warm-up, weight decay", NOT),
+    ("optimiser, warm-up, weight decay", _said(
+      recipe, OPTIMISER, "optimizer.beta1", "optimizer.beta2", "optimizer.warmup_steps",
+      "optimizer.weight_decay",
+    )),
     ("training text", f"sha256 {_distinct(row.text[:12] for row in rows)}"),
     ("repetition", f"{_span([r.epochs for r in rows], lambda x: f'{x:.2f}')} epochs"),
-    ("tokenizer and vocabulary", NOT),
+    ("tokenizer and vocabulary", _tokenizer(recipe)),
   ]  # fmt: skip
+
+
+def _said(recipe: Mapping[str, Any], form: str, *names: str) -> str:
+  """A line of these keys of the config."""
+  values = []
+  for name in names:
+    part, key = name.split(".")
+    values.append(recipe.get(part, {}).get(key))
+  return NOT if None in values else form.format(*values)
+
+
+def _tokenizer(recipe: Mapping[str, Any]) -> str:
+  form, keys = "{}", ["data.tokenizer"]
+  if _said(recipe, form, *keys) == "bpe":
+    form, keys = "{}, at most {:,} tokens", [*keys, "data.bpe_vocab_size"]
+  return _said(recipe, form + ", unless a prepared text brought its own", *keys)
 
 
 def _evaluation(a: Analysis, rows: Sequence[Row]) -> list[tuple[str, str]]:

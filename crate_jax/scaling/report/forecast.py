@@ -3,11 +3,12 @@
   python -m crate_jax.scaling.plateau --workdir=FOLDER --out=OUT --forecast=9600
 
 writes OUT/forecast.json from the shorter lengths alone. Copied to FOLDER/forecast.json (and
-committed, so that a date stands beside it) it is compared by every later report:
+committed, so that a date stands beside it) it is compared by every later report. There is none of
+a length that the pair has reached already, and none is written over:
 
   tokens     what it is about, and steps, if they were asked for
-  losses     variant, layers, width; value, low, high: the loss, mean over seeds
-  gaps       layers, width; value, low, high: CRATE's loss less GPT-2's
+  losses     variant, layers, width, heads; value, low, high: the loss, mean over seeds
+  gaps       layers, width, heads; value, low, high: CRATE's loss less GPT-2's
   cells      names of the cells it rests on
   commit     of the package that made it; command, seed, draws, level, crate, gpt2
 
@@ -26,6 +27,7 @@ import numpy as np
 
 from crate_jax.errors import UserError
 from crate_jax.scaling import uncertainty
+from crate_jax.scaling.report import cells as cells_lib
 from crate_jax.scaling.report import gap as gap_lib
 from crate_jax.scaling.report import laws as laws_lib
 from crate_jax.scaling.report import words
@@ -110,18 +112,26 @@ def make(rows: Sequence[Row], tokens: int, choice: Choice) -> dict[str, Any]:
   """The forecast of a length from the shorter ones.
 
   Raises:
-    UserError: no variant and size has enough lengths for a law.
+    UserError: a variant of the pair has been trained for that long already, or no variant and size
+      has enough lengths for a law.
   """
+  there = [row for row in rows if row.kind == "grid" and row.tokens >= tokens]
+  late = sorted(row.cell for row in there if row.variant in (choice.crate, choice.gpt2))
+  if late:
+    raise UserError(
+      f"A forecast of {tokens:,} tokens would come after the fact: {late[0]} has been trained."
+    )
+  done = {row.variant for row in there}
   a = analyse([row for row in rows if row.kind != "grid" or row.tokens < tokens], choice)
   once = series(cell for cell in a.cells if not cell.repeated)
   losses = []
   for curve in a.curves:
-    if curve.law:
+    if curve.law and curve.variant not in done:
       cells = once[curve.variant, curve.size]
       rng = laws_lib.stream(choice.seed, "forecast", curve.variant, curve.size)
       draws = None
       if curve.draws is not None and a.noise:
-        draws = curve.draws.loss(tokens) + _new_mean(a.noise, min(curve.seeds), choice, rng)
+        draws = curve.draws.loss(tokens) + _new_mean(a.noise, min(curve.seeds), choice.draws, rng)
       predicted = dataclasses.asdict(laws_lib.estimate(curve.law.at(tokens), draws))
       losses.append({"variant": curve.variant, **_size(cells[0].size), **predicted})
   if not losses:
@@ -139,7 +149,7 @@ def make(rows: Sequence[Row], tokens: int, choice: Choice) -> dict[str, Any]:
 
 
 def _size(size: Size) -> dict[str, int]:
-  return {"layers": size.layers, "width": size.width}
+  return {"layers": size.layers, "width": size.width, "heads": size.heads}
 
 
 def _gap(a: Analysis, gap: SizeGap, tokens: int) -> dict[str, Any]:
@@ -148,14 +158,15 @@ def _gap(a: Analysis, gap: SizeGap, tokens: int) -> dict[str, Any]:
   if gap.law.draws and a.noise_of_gap:
     rng = laws_lib.stream(a.choice.seed, "forecast", GAP, gap.size)
     seeds = min(len(point.seeds) for point in gap.fitted)
-    draws = gap.law.draws.at(float(tokens)) + _new_mean(a.noise_of_gap, seeds, a.choice, rng)
+    gaps = gap.law.draws.at(float(tokens))
+    draws = gaps + _new_mean(a.noise_of_gap, seeds, len(gaps), rng)
   return dataclasses.asdict(laws_lib.estimate(float(gap.law.at(tokens)), draws))
 
 
-def _new_mean(noise: Noise, seeds: int, choice: Choice, rng: np.random.Generator) -> np.ndarray:
+def _new_mean(noise: Noise, seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
   """Errors of a mean over new seeds, one a draw."""
   spread = np.sqrt((noise.trunk**2 + noise.branch**2) / seeds)
-  return rng.normal(size=choice.draws) * spread
+  return rng.normal(size=draws) * spread
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -166,8 +177,8 @@ def load(path: Path) -> dict[str, Any] | None:
   """
   try:
     found = json.loads(path.read_text("utf-8"))
-    for of in [*found["losses"], *found["gaps"]]:
-      _predicted(of)
+    _predicted(found["losses"])
+    _predicted(found["gaps"])
     [of["variant"] for of in found["losses"]]
     found["tokens"] + 0, found["cells"][:0], found["crate"], found["gpt2"]
   except FileNotFoundError:
@@ -177,23 +188,27 @@ def load(path: Path) -> dict[str, Any] | None:
   return found
 
 
-def _predicted(of: dict[str, Any]) -> tuple[Size, Estimate]:
-  return Size(of["layers"], of["width"]), Estimate(of["value"] + 0.0, of["low"], of["high"])
+def _predicted(listed: list[dict[str, Any]]) -> list[tuple[Size, Estimate]]:
+  shapes = [(of["layers"], of["width"], of["heads"]) for of in listed]
+  sizes = cells_lib.sizes(shapes)
+  return [
+    (sizes[shape], Estimate(of["value"] + 0.0, of["low"], of["high"]))
+    for shape, of in zip(shapes, listed, strict=True)
+  ]
 
 
 def score(forecast: dict[str, Any], cells: Sequence[Cell]) -> list[Scored]:
   """Every number of a forecast beside the runs of that length, as far as there are any."""
   there = {(c.variant, c.size): c for c in cells if c.tokens == forecast["tokens"]}
   scored = []
-  for of in forecast["losses"]:
-    size, predicted = _predicted(of)
+  losses = forecast["losses"]
+  for of, (size, predicted) in zip(losses, _predicted(losses), strict=True):
     cell = there.get((of["variant"], size))
     each = [row.loss for row in cell.rows] if cell else []
     observed = over_seeds(each) if each else None
     repeated = bool(cell and cell.repeated)
     scored.append(Scored(of["variant"], size, predicted, observed, each, repeated))
-  for of in forecast["gaps"]:
-    size, predicted = _predicted(of)
+  for size, predicted in _predicted(forecast["gaps"]):
     sides = [there.get((forecast[name], size)) for name in ("crate", "gpt2")]
     pairs = gap_lib.paired([sides[0]], [sides[1]], True) if sides[0] and sides[1] else []
     each = [c.of(s).loss - g.of(s).loss for c, g, seeds in pairs for s in seeds]
@@ -210,9 +225,8 @@ def as_dict(of: Scored) -> dict[str, Any]:
 
 def lines(forecast: dict[str, Any]) -> list[str]:
   """A forecast for the terminal."""
-  said = []
-  for of in [*forecast["losses"], *forecast["gaps"]]:
-    size, predicted = _predicted(of)
+  said, listed = [], [*forecast["losses"], *forecast["gaps"]]
+  for of, (size, predicted) in zip(listed, _predicted(listed), strict=True):
     name = words.name(of.get("variant", GAP))
     said.append(f"{name}, {size}: {words.between(predicted, 4)} nats per token")
   return [f"after {words.count(forecast['tokens'])} tokens", *said]

@@ -60,6 +60,10 @@ class Draws(uncertainty.GapDraws):
       found.append(self.crate.loss(tokens) - self.gpt2.loss(tokens))
     return np.concatenate(found)
 
+  def median(self, tokens: fit.Number) -> np.ndarray:
+    """Of the draws; with the axes of `tokens`."""
+    return np.asarray(np.median(self.at(tokens), axis=0))
+
 
 @dataclasses.dataclass(frozen=True)
 class Extrapolation:
@@ -71,13 +75,14 @@ class Extrapolation:
     gamma: its exponent.
     residuals: root mean square of the mean gaps about each form.
     used: the forms that fit, of which the draws are.
-    line: from the shortest length to ten times the longest.
-    ten: the gap at ten times the longest.
+    line: `at` from the shortest length to ten times the longest.
+    ten: `at` ten times the longest.
     before: probability that the gap is closed before so many times the longest; None: no draws.
     closed: after how many tokens, by the draws; None: no draws.
     curve: tokens and that probability, for the picture.
     missing: why there are no intervals; empty if there are.
-    at: the fitted gap after so many tokens, of the first form that fits.
+    at: the gap after so many tokens: median of the draws; without any, of the first form that fits,
+      or of g + k D^-gamma if none does.
     draws: gaps of the bootstrap.
   """
 
@@ -237,7 +242,7 @@ def _extrapolate(
     DIFFERENCE: lambda tokens: both.loss(tokens)[0] - both.loss(tokens)[1],
   }
   residuals = {form: miss(value(tokens_D), gap_D) for form, value in values.items()}
-  reasons = {form: misfit(rest, noise, count_D.max()) for form, rest in residuals.items()}
+  reasons = {form: misfit(rest, noise, count_D.min()) for form, rest in residuals.items()}
   used = [form for form, reason in reasons.items() if not reason]
   missing = too_few(noise) or ("" if used else reasons[DIRECT])
   sample = None
@@ -246,7 +251,7 @@ def _extrapolate(
     sample = Draws(found.direct, found.crate, found.gpt2, found.shortest, tuple(used))
   longest = float(tokens_D[-1])
   far = uncertainty.OUTSIDE * longest
-  value = values[used[0] if used else DIRECT]
+  value = sample.median if sample else values[used[0] if used else DIRECT]
   before, closed, curve = _closing(sample, longest)
   return Extrapolation(
     g=float(direct.g),

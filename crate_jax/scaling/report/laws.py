@@ -107,7 +107,13 @@ def too_few(noise: Noise | None) -> str:
 
 
 def misfit(residual: float, noise: Noise | None, seeds: int) -> str:
-  """Why a law that misses the means by more than their noise gives no interval; empty if not."""
+  """Why a law that misses the means by more than their noise gives no interval; empty if not.
+
+  Args:
+    residual: root mean square of what it misses.
+    noise: between seeds.
+    seeds: the fewest that a mean is of.
+  """
   error = noise.branch / seeds**0.5 if noise else np.inf
   if residual <= max(MISFIT * error, 1e-6):
     return ""
@@ -183,7 +189,7 @@ def curve(cells: Sequence[Cell], noise: Noise | None, draws: int, seed: int) -> 
   else:
     count_D = np.array([len(cell.rows) for cell in cells])
     found = fit.fit_lengths(tokens_D, loss_D, count_D / count_D.max())
-    missing = too_few(noise) or misfit(miss(found.loss(tokens_D), loss_D), noise, count_D.max())
+    missing = too_few(noise) or misfit(miss(found.loss(tokens_D), loss_D), noise, count_D.min())
     if noise and not missing:
       rng = stream(seed, "law", first.variant, first.size)
       sample = uncertainty.law_draws(found, tokens_D, count_D, noise, draws, rng)
@@ -227,10 +233,12 @@ def shared(curves: Sequence[Curve]) -> SharedFit | None:
     return None
   tokens = sorted({count for of in curves for count in of.tokens})
   loss_AD = np.full((len(curves), len(tokens)), np.nan)
-  for row, of in zip(loss_AD, curves, strict=True):
-    row[[tokens.index(count) for count in of.tokens]] = of.loss
+  seeds_AD = np.zeros(loss_AD.shape)
+  for loss_D, seeds_D, of in zip(loss_AD, seeds_AD, curves, strict=True):
+    places = [tokens.index(count) for count in of.tokens]
+    loss_D[places], seeds_D[places] = of.loss, of.seeds
   tokens_D = np.array(tokens, float)
-  laws = fit.fit_shared(tokens_D, loss_AD[:, None])
+  laws = fit.fit_shared(tokens_D, loss_AD[:, None], (seeds_AD / seeds_AD.max())[:, None])
   rest = np.reshape(laws.loss(tokens_D), loss_AD.shape) - loss_AD
   names = [of.variant for of in curves]
   return SharedFit(

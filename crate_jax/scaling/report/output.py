@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crate_jax.data import atomic
+from crate_jax.errors import UserError
 from crate_jax.scaling.report import analysis as analysis_lib
+from crate_jax.scaling.report import checklist as checklist_lib
 from crate_jax.scaling.report import forecast as forecast_lib
 from crate_jax.scaling.report import page as page_lib
 from crate_jax.scaling.report import pictures as pictures_lib
@@ -23,7 +25,7 @@ def write_report(
   Args:
     rows: of a sweep's table.
     choice: what the command was told.
-    workdir: where forecast.json lies, if there is one.
+    workdir: where forecast.json and the sweep's config.json lie, if there are such files.
     out: folder, made if it is not there.
     command: as it was typed.
 
@@ -31,16 +33,17 @@ def write_report(
     What to say on the terminal.
 
   Raises:
-    UserError: see `analysis_lib.analyse` and `forecast_lib.load`.
+    UserError: see `analysis_lib.analyse`, `forecast_lib.load` and `checklist_lib.recipe`.
   """
   forecast = forecast_lib.load(workdir / forecast_lib.FILE)
+  recipe = checklist_lib.recipe(workdir / files.CONFIG)
   a = analysis_lib.analyse(rows, choice)
   scored = forecast_lib.score(forecast, a.cells) if forecast else []
   facts = {**report.environment(), "command": command}
   out.mkdir(parents=True, exist_ok=True)
   pictures = pictures_lib.draw(out, a, scored)
   title, answer = sections_lib.title(a), sections_lib.answer(a)
-  blocks = sections_lib.blocks(a, forecast, scored, pictures, facts)
+  blocks = sections_lib.blocks(a, forecast, scored, pictures, recipe, facts)
   atomic.write(out / "plateau.md", page_lib.markdown(title, blocks))
   atomic.write(out / "plateau.html", page_lib.page(title, blocks))
   numbers = {
@@ -61,8 +64,10 @@ def write_forecast(
   """Writes forecast.json; arguments as of `write_report`, and `target` as `--forecast` has it.
 
   Raises:
-    UserError: see `forecast_lib.target` and `forecast_lib.make`.
+    UserError: OUT has one already; see `forecast_lib.target` and `forecast_lib.make`.
   """
+  if (out / forecast_lib.FILE).exists():
+    raise UserError(f"{out / forecast_lib.FILE} is there already: no forecast is written over.")
   tokens = forecast_lib.target(target, rows)
   made = forecast_lib.make(rows, tokens, choice)
   made |= {"commit": report.environment()["commit"], "command": command}

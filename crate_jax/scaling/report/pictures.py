@@ -100,7 +100,7 @@ def _sizes(a: Analysis) -> list[Size]:
 
 
 def _trunks(axes: Axes, cells: Sequence[Cell], color: str) -> list[float]:
-  """The longest run of every seed on its way, faintly; returns the losses of its second half."""
+  """The longest run of every seed on its way, faintly; returns its losses after an eighth of it."""
   longest: dict[int, Row] = {}
   for cell in cells:
     longest |= {row.seed: row for row in cell.rows}
@@ -181,7 +181,7 @@ def _gaps(a: Analysis) -> Figure:
   _legend(
     figure,
     "small: a pair of seeds · point, bar: mean, 90 % interval over seeds (hollow: beyond four "
-    "epochs, not fitted) · line, band: fitted gap, 90 % interval",
+    "epochs, not fitted) · line, band: fitted gap, median and 90 % interval",
   )
   _ylabel(panels, f"{words.name(a.choice.crate)} less {words.name(a.choice.gpt2)}, nats per token")
   return figure

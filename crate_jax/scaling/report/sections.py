@@ -11,11 +11,12 @@ from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import LEVEL, MOST_EPOCHS
 from crate_jax.scaling.report.forecast import Scored
-from crate_jax.scaling.report.gap import SizeGap
+from crate_jax.scaling.report.gap import DIFFERENCE, DIRECT, SizeGap
 from crate_jax.scaling.report.page import Block, Code, Heading, Paragraph, Picture, Table
 from crate_jax.scaling.uncertainty import DEGREES, OUTSIDE
 
 TITLE = "Has {crate} plateaued, or would more training let it catch up with {gpt2}?"
+FORMS = {DIRECT: DIRECT, DIFFERENCE: "the difference of two laws L(D)"}
 
 
 def title(a: Analysis) -> str:
@@ -28,6 +29,7 @@ def blocks(
   forecast: Mapping[str, Any] | None,
   scored: Sequence[Scored],
   pictures: Mapping[str, Path],
+  recipe: Mapping[str, Any],
   facts: Mapping[str, str],
 ) -> list[Block]:
   """The whole report.
@@ -37,6 +39,7 @@ def blocks(
     forecast: as it was written down; None without one.
     scored: what came of it.
     pictures: files by name.
+    recipe: the sweep's config; empty if it is not known.
     facts: `report.environment()`, and the command.
   """
   return [
@@ -47,7 +50,7 @@ def blocks(
     *_forecast(forecast, scored, pictures),
     *_checks(a),
     Heading("What papers on scaling laws leave out"),
-    checklist_lib.table(a),
+    checklist_lib.table(a, recipe),
     *_provenance(a, facts),
   ]
 
@@ -102,8 +105,9 @@ def _at(a: Analysis, gap: SizeGap) -> str:
   said += "."
   if gap.law and not gap.missing:
     said += (
-      f" At ten times as many tokens the fitted law says {words.between(gap.law.ten)}, and that "
-      f"the gap is closed before then with probability {words.probability(gap.law.before[10])}."
+      f" At ten times as many tokens the fits say {words.between(gap.law.ten)} (the median of "
+      "their draws), and that the gap is closed before then with probability "
+      f"{words.probability(gap.law.before[10])}."
     )
   elif gap.missing:
     said += f" Beyond that nothing can be said ({gap.missing})."
@@ -209,8 +213,7 @@ def _gap(a: Analysis, pictures: Mapping[str, Path]) -> list[Block]:
       Picture(
         pictures["gap"],
         "The gap over training tokens. Small points: pairs of the same seed; bars: 90 % interval "
-        "over seeds; line and band: g + k D^-gamma and its 90 % interval; shaded: extrapolation, "
-        "up to ten times the longest run.",
+        f"over seeds; {_line(a)}; shaded: extrapolation, up to ten times the longest run.",
       )
     )
   found += [tables_lib.gaps(a), tables_lib.extrapolations(a)]
@@ -225,6 +228,22 @@ def _gap(a: Analysis, pictures: Mapping[str, Path]) -> list[Block]:
     )
   found += [Paragraph(tables_lib.AXES), tables_lib.axes(a)]
   return found
+
+
+def _line(a: Analysis) -> str:
+  """What the lines of the picture are, and of which sizes if they differ."""
+  said: dict[str, list[object]] = {}
+  for gap in a.gaps:
+    if gap.law and gap.law.draws:
+      forms = words.listed(FORMS[form] for form in gap.law.used)
+      said.setdefault(f"median and 90 % interval of draws of {forms}", []).append(gap.size)
+    elif gap.law:
+      form = FORMS[gap.law.used[0]] if gap.law.used else f"{FORMS[DIRECT]}, which does not fit"
+      said.setdefault(f"{form}, without interval", []).append(gap.size)
+  if len(said) == 1:
+    return f"line and band: {next(iter(said))}"
+  lines = [f"at {words.listed(sizes)} {what}" for what, sizes in said.items()]
+  return f"line and band: {'; '.join(lines) or 'none'}"
 
 
 def _forecast(

@@ -40,19 +40,21 @@ def sizes(
   parameters_R = np.array([cell.rows[0].parameters for cell in cells], float)
   tokens_R = np.array([cell.tokens for cell in cells], float)
   loss_R = np.array([cell.loss for cell in cells])
+  count_R = np.array([len(cell.rows) for cell in cells])
+  weight_R = count_R / count_R.max()
   try:
-    law = fit.fit_sizes(parameters_R, tokens_R, loss_R)
+    law = fit.fit_sizes(parameters_R, tokens_R, loss_R, weight_R)
   except UserError as error:
     return SizesFit(variant, {}, len(cells), None, f"not identifiable: {error}")
   clean_R = law.loss(parameters_R, tokens_R)
-  seeds = max(len(cell.rows) for cell in cells)
   missing = laws.too_few(noise) or laws.misfit(
-    laws.miss(clean_R, loss_R), noise and _whole(noise), seeds
+    laws.miss(clean_R, loss_R), noise and _whole(noise), count_R.min()
   )
   sample = None
   if noise and not missing:
     rng = laws.stream(seed, "sizes", variant)
-    sample = fit.fit_sizes(parameters_R, tokens_R, clean_R + _errors(groups, noise, draws, rng))
+    noisy_R = clean_R + _errors(groups, noise, draws, rng)
+    sample = fit.fit_sizes(parameters_R, tokens_R, noisy_R, weight_R)
   names = ("E", "A", "alpha", "B", "beta", "compute_exponent")
   return SizesFit(
     variant=variant,

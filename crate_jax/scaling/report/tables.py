@@ -7,7 +7,7 @@ from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import Cell, Estimate, Trials, over_seeds
 from crate_jax.scaling.report.forecast import GAP, Scored
-from crate_jax.scaling.report.gap import TIMES
+from crate_jax.scaling.report.gap import DIRECT, TIMES, Extrapolation
 from crate_jax.scaling.report.laws import Curve
 from crate_jax.scaling.report.page import Table
 from crate_jax.scaling.uncertainty import Crossing
@@ -16,14 +16,16 @@ NONE = "-"
 DIVERGED = "diverged"
 ANSWERS = """\
 Gap: at the longest length that is fitted. Slope: of the gap, nats per doubling of the tokens, \
-least squares over all lengths. P: probability that the fitted gap is closed before ten times the \
-longest run. Numbers in brackets are intervals."""
+least squares over all lengths. Gap at 10 x: at ten times the longest run, median of the draws. P: \
+probability that the fitted gap is closed before then. Numbers in brackets are intervals."""
 EXTRAPOLATIONS = """\
-g: what stays of the gap for any number of tokens; P: probability that the gap is closed before so \
-many times the longest run, and closed at: tokens, median of the draws. Of these one half are of \
-the form g + k D^-gamma and one half differences of two laws L(D), because the runs cannot tell \
-which is right, unless one of them misses the gaps by more than their noise. Residuals: of the one \
-and of the other, nats. Beyond 10 x: outside the data."""
+g: what stays of the gap for any number of tokens, k and gamma: how the rest falls, all three of \
+the form g + k D^-gamma; "rejected" where that misses the gaps by more than their noise, so that \
+no other number rests on it. At 10 x: the gap at ten times the longest run, median of the draws. \
+P: probability that it is closed before so many times the longest run. Closed at: tokens, median \
+of the draws. Of these one half are of the form g + k D^-gamma and one half differences of two \
+laws L(D), because the runs cannot tell which is right, unless one of them is rejected. Residuals: \
+of the one and of the other, nats. Beyond 10 x: outside the data."""
 AXES = """\
 The gap where both have used as much of something: by interpolation in the logarithm of the axis, \
 where both have runs. Seconds are as measured, on devices that may have been busy with other \
@@ -167,7 +169,7 @@ def extrapolations(a: Analysis) -> Table:
         str(gap.size),
         _cell(gap.slope, 4),
         _cell(gap.end, 4),
-        *((f"{law.g:.3f}", f"{law.k:.3g}", f"{law.gamma:.3f}") if law else (NONE,) * 3),
+        *_direct(law),
         "; ".join(f"{rest:.4f}" for rest in law.residuals.values()) if law else NONE,
         " and ".join(law.used) or "none fits" if law else NONE,
         _cell(law.ten if law else None),
@@ -178,6 +180,14 @@ def extrapolations(a: Analysis) -> Table:
       )
     )
   return Table(head, rows)
+
+
+def _direct(law: Extrapolation | None) -> tuple[str, str, str]:
+  """g, k and gamma."""
+  if law is None:
+    return NONE, NONE, NONE
+  note = "" if DIRECT in law.used else " (rejected)"
+  return f"{law.g:.3f}{note}", f"{law.k:.3g}{note}", f"{law.gamma:.3f}{note}"
 
 
 def _closed(crossing: Crossing | None) -> str:
