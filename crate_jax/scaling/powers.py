@@ -27,7 +27,6 @@ class Problem:
     exponents: the least and the largest.
     log: residuals are of logarithms, and no part of a sum is negative.
     delta: where Huber's loss of a residual turns from square to linear.
-    constant_S: c, where it is given.
   """
 
   target_SR: np.ndarray
@@ -37,7 +36,6 @@ class Problem:
   exponents: tuple[float, float]
   log: bool
   delta: float
-  constant_S: np.ndarray | None = None
 
   def bounds(self) -> tuple[np.ndarray, np.ndarray]:
     """Of theta, low_SP and high_SP."""
@@ -47,15 +45,12 @@ class Problem:
     if self.log:
       low_SP[:, 0], low_SP[:, 1::2] = 0, LEAST
       high_SP[:, 0] = np.where(self.weight_SR > 0, self.target_SR, 0).max(1)  # flat, at most
-    if self.constant_S is not None:
-      low_SP[:, 0] = high_SP[:, 0] = self.constant_S
     return low_SP, high_SP
 
   def of(self, index: np.ndarray) -> "Problem":
     """These data sets of it."""
-    constant_S = None if self.constant_S is None else self.constant_S[index]
     chosen = {"target_SR": self.target_SR[index], "weight_SR": self.weight_SR[index]}
-    return dataclasses.replace(self, **chosen, constant_S=constant_S)
+    return dataclasses.replace(self, **chosen)
 
   def residual(self, theta_SP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The residuals, and their derivatives by theta."""
