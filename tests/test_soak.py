@@ -11,7 +11,7 @@ import sys
 import conftest
 import pytest
 
-from benchmarks import soak_files, soak_jobs, soak_reader, soak_runs, soak_sweep
+from benchmarks import soak_files, soak_jobs, soak_reader, soak_runs
 
 slow = pytest.mark.slow
 
@@ -42,13 +42,6 @@ def test_runs_that_are_stopped_end_as_one_that_is_not(processes, folder):
 @slow
 def test_one_of_two_runs_is_refused(folder):
   as_promised(soak_runs.races(folder, 1))
-
-
-@slow
-def test_a_sweep_that_is_killed_ends_as_one_that_is_not(folder):
-  (row,) = rows = soak_sweep.sweeps(folder, 3)
-  as_promised(rows)
-  assert "1 kills inside a decay" in row.notes
 
 
 @slow
