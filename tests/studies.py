@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import html.parser
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -130,3 +131,28 @@ def checks(rows, steps=1200, off=0.003):
     for r in rows
     if r.steps == steps and r.seed == 0
   ]
+
+
+class Reader(html.parser.HTMLParser):
+  """Sees that every tag is closed in its turn, and notes what the page would fetch."""
+
+  VOID = frozenset({"meta", "img"})
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.asked, self.cells = [], [], []
+
+  def handle_starttag(self, tag, attrs):
+    self.asked += [v for name, v in attrs if name in ("src", "href", "data", "action", "srcset")]
+    assert tag not in ("link", "script", "iframe", "object")
+    if tag == "tr":
+      self.cells.append(0)
+    if tag in ("td", "th"):
+      self.cells[-1] += 1
+    if tag == "table":
+      self.cells.append(None)
+    if tag not in self.VOID:
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag

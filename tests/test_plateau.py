@@ -1,7 +1,6 @@
 """`scaling.plateau` on tables whose laws are known, against NumPy by hand."""
 
 import dataclasses
-import html.parser
 import itertools
 import json
 import math
@@ -15,12 +14,9 @@ import studies
 from scipy import stats
 
 from crate_jax.errors import UserError
-from crate_jax.scaling import fit, table
+from crate_jax.scaling import table
 from crate_jax.scaling.report import analysis as analysis_lib
-from crate_jax.scaling.report import checklist as checklist_lib
-from crate_jax.scaling.report import laws as laws_lib
 from crate_jax.scaling.report import output as output_lib
-from crate_jax.scaling.report import sections as sections_lib
 from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import Size
 
@@ -210,34 +206,9 @@ def test_the_gaps_noise_is_borrowed_only_where_the_pairs_are_too_few(rows):
   assert all(gap.law.before[10] is None for gap in fewest.gaps)
 
 
-class Reader(html.parser.HTMLParser):
-  """Sees that every tag is closed in its turn, and notes what the page would fetch."""
-
-  VOID = frozenset({"meta", "img"})
-
-  def __init__(self):
-    super().__init__()
-    self.open, self.asked, self.cells = [], [], []
-
-  def handle_starttag(self, tag, attrs):
-    self.asked += [v for name, v in attrs if name in ("src", "href", "data", "action", "srcset")]
-    assert tag not in ("link", "script", "iframe", "object")
-    if tag == "tr":
-      self.cells.append(0)
-    if tag in ("td", "th"):
-      self.cells[-1] += 1
-    if tag == "table":
-      self.cells.append(None)
-    if tag not in self.VOID:
-      self.open.append(tag)
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-
-
 def test_the_page_is_well_formed_and_fetches_nothing(written):
   text = (written / "plateau.html").read_text("utf-8")
-  reader = Reader()
+  reader = studies.Reader()
   reader.feed(text)
   reader.close()
   assert not reader.open
@@ -280,86 +251,6 @@ def test_the_same_table_gives_the_same_bytes(full, written, tmp_path):
     assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def without(name):
-  return lambda row: row.variant != name
-
-
-PARTS = {
-  "one variant": (without("gpt2"), "has no gpt2"),
-  "the other variant": (without("crate"), "has no crate"),
-  "one seed": (lambda row: row.seed == 0, "one seed says nothing of how sure that is"),
-  "two lengths": (lambda row: row.steps < 900, "no fit: 2 of the 4 lengths"),
-  "one length": (lambda row: row.steps == 600, "it takes two lengths"),
-  "one cell": (lambda row: row.cell == "gpt2-2x64x4-300-seed1", "it takes two lengths"),
-  "other seeds": (
-    lambda row: row.seed % 2 == (row.variant == "crate"),
-    "no size, length and seed is in both",
-  ),
-  "other lengths": (
-    lambda row: (row.steps in (300, 1200)) == (row.variant == "crate"),
-    "no size, length and seed is in both",
-  ),
-  "a size in one only": (
-    lambda row: row.variant == "crate" or row.width == 128,
-    "Has CRATE plateaued",
-  ),
-  "a seed that ended early": (lambda row: row.seed < 4 or row.steps < 900, "Has CRATE plateaued"),
-}
-
-
-@pytest.mark.parametrize("name", PARTS)
-def test_part_of_a_table_is_reported_and_what_lacks_is_said(rows, tmp_path, monkeypatch, name):
-  keep, said = PARTS[name]
-  if name not in ("one cell", "one seed", "one variant"):
-    studies.drawn_as_a_pixel(monkeypatch)
-  part = [row for row in rows if keep(row) and row.layers == 2]
-  answer = output_lib.write_report(part, Choice(draws=20), tmp_path, tmp_path, "c")
-  text = (tmp_path / "plateau.md").read_text("utf-8")
-  assert said in text
-  if name in ("a size in one only", "a seed that ended early"):
-    assert answer.startswith("No: ")
-  else:
-    assert "cannot tell" in answer.splitlines()[0]
-  Reader().feed((tmp_path / "plateau.html").read_text("utf-8"))
-
-
-def test_odd_tables_are_reported(rows, tmp_path, monkeypatch):
-  """A third variant without works, a cell that diverged, runs without evaluations on their way."""
-  studies.drawn_as_a_pixel(monkeypatch)
-  some = [
-    dataclasses.replace(r, curve_tokens=[], curve_loss=[]) if r.variant == "crate" else r
-    for r in rows
-    if (r.layers, r.width) == (2, 128)
-  ]
-  third = [
-    dataclasses.replace(
-      r, variant="x", cell=f"x{r.cell}", work_nats=[], work_tokens=[], nonzero=[], curve_tokens=[]
-    )
-    for r in some
-    if r.seed == 1 and r.variant == "crate"
-  ]
-  dead = dataclasses.replace(rows[0], seed=9, loss=math.inf, tokens=0, cell="dead", parameters=0)
-  output_lib.write_report([*some, *third, dead], Choice(draws=20), tmp_path, tmp_path, "c")
-  text = (tmp_path / "plateau.md").read_text("utf-8")
-  assert "1 without a finite loss: dead" in text
-  assert "not the same in every cell" in text
-  assert "| x | 2L x 128 |" in text
-
-
-def test_a_text_that_is_only_repeated_answers_nothing(rows, tmp_path, monkeypatch):
-  studies.drawn_as_a_pixel(monkeypatch)
-  repeated = [dataclasses.replace(r, epochs=5.0) for r in rows if r.seed < 2 and r.width == 64]
-  output_lib.write_report(repeated, Choice(draws=20), tmp_path, tmp_path, "c")
-  text = (tmp_path / "plateau.md").read_text("utf-8")
-  assert text.splitlines()[2].startswith("**These runs cannot tell whether")
-  assert "0 of 20 cells; 20 beyond 4 epochs are shown and not fitted" in text
-
-
-def test_texts_that_differ_are_said(rows):
-  a = analyse([dataclasses.replace(r, text=("cd" if r.seed else "ab") * 32) for r in rows], FEW)
-  assert "**These are different texts.**" in sections_lib.answer(a)
-
-
 def test_what_is_no_study_is_refused_in_a_sentence(rows):
   with pytest.raises(UserError, match="no cell of the grid"):
     analyse(studies.trials(), FEW)
@@ -367,76 +258,6 @@ def test_what_is_no_study_is_refused_in_a_sentence(rows):
     analyse([*rows, dataclasses.replace(rows[0], cell="again")], FEW)
   with pytest.raises(UserError, match=r"Neither --crate=a nor --gpt2=b .* crate, gpt2"):
     analyse(rows, Choice("a", "b"))
-
-
-def test_a_law_that_misses_the_means_gives_no_interval(rows):
-  def bent(row):
-    return dataclasses.replace(row, loss=row.loss + 0.1 * (row.steps in (600, 2400)))
-
-  a = analyse([bent(row) if row.variant == "crate" else row for row in rows], FEW)
-  curve = a.curve("crate", SIZE)
-  assert curve.missing.startswith("no interval: the law does not fit") and curve.law.E.low is None
-  assert a.curve("gpt2", SIZE).law.E.low is not None
-  assert all(gap.law.used == [] and gap.law.before[10] is None for gap in a.gaps)
-  assert {v.code for v in a.verdicts} == {"no law"}
-
-
-def test_lengths_of_fewer_seeds_weigh_less_and_may_miss_more(rows):
-  """The seeds of one length are cut to one, which is off: laws and their checks allow for it."""
-  few = [r for r in rows if r.steps != 600 or r.seed == 0]
-  few = [dataclasses.replace(r, loss=r.loss + 0.012) if r.steps == 600 else r for r in few]
-  a = analyse(few, FEW)
-  curve, noise = a.curve("crate", SIZE), a.noise
-  weights = np.array(curve.seeds) / 5
-  assert list(curve.seeds) == [5, 1, 5, 5, 5]
-  loss = np.array([a.curve(v, SIZE).loss for v in ("crate", "gpt2")])
-  expected = fit.fit_shared(np.array(curve.tokens, float), loss[:, None], weights)
-  (shared,) = [of for of in a.shared if of.size == SIZE]
-  np.testing.assert_allclose(shared.E, expected.E[0, 0])
-  assert laws_lib.misfit(2.9 * noise.branch, noise, 1) == ""
-  assert laws_lib.misfit(2.9 * noise.branch, noise, 5)
-  equal = fit.fit_shared(np.array(curve.tokens, float), loss[:, None])
-  assert abs(float(equal.E[0, 0]) - shared.E) > 1e-3
-  cells = [c for c in a.cells if c.variant == "crate"]
-  runs = [[c.rows[0].parameters, c.tokens, c.loss, len(c.rows) / 5] for c in cells]
-  law = fit.fit_sizes(*np.array(runs).T)
-  found = next(of for of in a.sizes if of.variant == "crate").numbers
-  for name in ("alpha", "beta"):
-    np.testing.assert_allclose(found[name].value, getattr(law, name))
-  assert abs(found["beta"].value - fit.fit_sizes(*np.array(runs).T[:3]).beta) > 1e-4
-
-
-RECIPE = {
-  "model": {"context": 64},
-  "data": {"tokenizer": "bpe", "bpe_vocab_size": 4096},
-  "optimizer": {
-    "decay_fraction": 0.2, "warmup_steps": 1500, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.95,
-  },
-}  # fmt: skip
-UNKNOWN = ("share of the decay", "optimiser, warm-up, weight decay", "tokenizer and vocabulary")
-
-
-def test_the_checklist_takes_from_the_config_what_the_table_does_not_say(rows, tmp_path):
-  a, path = analyse(rows, Choice(draws=20)), tmp_path / "config.json"
-
-  def lines():
-    return dict(checklist_lib.table(a, checklist_lib.recipe(path)).rows)
-
-  assert {lines()[what] for what in UNKNOWN} == {"not recorded"}
-  path.write_text(json.dumps(RECIPE))
-  assert [lines()[what] for what in UNKNOWN] == [
-    "the last 20% of a length",
-    "AdamW, beta1 0.9, beta2 0.95; 1,500 steps of linear warm-up; weight decay 0.1",
-    "bpe, at most 4,096 tokens, unless a prepared text brought its own",
-  ]
-  path.write_text(json.dumps({"data": {"tokenizer": "bytes"}, "optimizer": {"beta1": 0.9}}))
-  assert [lines()[what] for what in UNKNOWN] == [
-    "not recorded", "not recorded", "bytes, unless a prepared text brought its own",
-  ]  # fmt: skip
-  for text in ("{", "[]", '{"data": 3}'):
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"config\.json is not the config of a sweep"):
-      lines()
 
 
 def command(*flags):

@@ -10,10 +10,10 @@ Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and tabl
 was stopped; cells that stand in a table already are not trained again. A cell that breaks is tried
 up to three times, then named at the end, and the exit status is 1.
 
-  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2
-  python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --print
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2 \\
-    --verify=2
+    --config.data.train=books.txt.xz
+
+and the same with --print, or with --verify=2.
 
 --print prints a command for each cell that is not trained yet, to be run anywhere that sees WORKDIR
 (the engines of launch/), and ends; they may run in any order, and in the printed one spare most.

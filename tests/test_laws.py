@@ -1,0 +1,57 @@
+"""Laws that do not fit, and lengths of unequal seeds."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import studies
+
+from crate_jax.scaling import fit
+from crate_jax.scaling.report import laws as laws_lib
+from crate_jax.scaling.report.analysis import Choice, analyse
+from crate_jax.scaling.report.cells import Size
+
+SIZE = Size(2, 128, 4, "2L x 128")
+FEW = Choice(draws=40)
+
+
+@pytest.fixture(scope="module")
+def rows():
+  return studies.study(sizes=((1, 128), (2, 128), (2, 64)), seeds=(0, 1, 2, 3, 4))
+
+
+def test_a_law_that_misses_the_means_gives_no_interval(rows):
+  def bent(row):
+    return dataclasses.replace(row, loss=row.loss + 0.1 * (row.steps in (600, 2400)))
+
+  a = analyse([bent(row) if row.variant == "crate" else row for row in rows], FEW)
+  curve = a.curve("crate", SIZE)
+  assert curve.missing.startswith("no interval: the law does not fit") and curve.law.E.low is None
+  assert a.curve("gpt2", SIZE).law.E.low is not None
+  assert all(gap.law.used == [] and gap.law.before[10] is None for gap in a.gaps)
+  assert {v.code for v in a.verdicts} == {"no law"}
+
+
+def test_lengths_of_fewer_seeds_weigh_less_and_may_miss_more(rows):
+  """The seeds of one length are cut to one, which is off: laws and their checks allow for it."""
+  few = [r for r in rows if r.steps != 600 or r.seed == 0]
+  few = [dataclasses.replace(r, loss=r.loss + 0.012) if r.steps == 600 else r for r in few]
+  a = analyse(few, FEW)
+  curve, noise = a.curve("crate", SIZE), a.noise
+  weights = np.array(curve.seeds) / 5
+  assert list(curve.seeds) == [5, 1, 5, 5, 5]
+  loss = np.array([a.curve(v, SIZE).loss for v in ("crate", "gpt2")])
+  expected = fit.fit_shared(np.array(curve.tokens, float), loss[:, None], weights)
+  (shared,) = [of for of in a.shared if of.size == SIZE]
+  np.testing.assert_allclose(shared.E, expected.E[0, 0])
+  assert laws_lib.misfit(2.9 * noise.branch, noise, 1) == ""
+  assert laws_lib.misfit(2.9 * noise.branch, noise, 5)
+  equal = fit.fit_shared(np.array(curve.tokens, float), loss[:, None])
+  assert abs(float(equal.E[0, 0]) - shared.E) > 1e-3
+  cells = [c for c in a.cells if c.variant == "crate"]
+  runs = [[c.rows[0].parameters, c.tokens, c.loss, len(c.rows) / 5] for c in cells]
+  law = fit.fit_sizes(*np.array(runs).T)
+  found = next(of for of in a.sizes if of.variant == "crate").numbers
+  for name in ("alpha", "beta"):
+    np.testing.assert_allclose(found[name].value, getattr(law, name))
+  assert abs(found["beta"].value - fit.fit_sizes(*np.array(runs).T[:3]).beta) > 1e-4
