@@ -47,13 +47,12 @@ def _trials(grid: Grid, rates: Iterable[float]) -> list[Cell]:
 def _best(
   grid: Grid, losses: Mapping[str, float], rates: list[float], variant: str, shape: Shape
 ) -> float:
-  """The rate that loses least to the best one, summed over the lengths tried at a shape."""
-  regret = np.zeros(len(rates))
+  """The rate of the lowest loss, summed over the lengths tried at a shape."""
+  total = np.zeros(len(rates))
   for steps in (steps for there, steps in grid.trials if there == shape):
     cells = [Cell(variant, shape, steps, grid.seeds[0], rate) for rate in rates]
-    found = np.array([losses[cell.name] for cell in cells])
-    regret += found - (found.min() if np.isfinite(found).any() else 0)
-  return rates[int(np.argmin(regret))]
+    total += [losses[cell.name] for cell in cells]
+  return rates[int(np.argmin(total))]
 
 
 def chosen(grid: Grid, losses: Mapping[str, float]) -> dict[tuple[str, Shape], float]:
