@@ -39,7 +39,7 @@ def get_config() -> config_dict.ConfigDict:
   s = c.sweep
   s.variants = config_dict.ConfigDict({"crate": "architecture=crate", "gpt2": "architecture=gpt2"})
   s.shapes = ("2x128x4", "2x64x4", "1x128x4", "3x128x4", "2x256x4")
-  s.steps = (600, 1200, 2400, 4800)
+  s.steps = (600, 850, 1200, 1700, 2400, 4800)
   s.seeds = (0, 1, 2)
   s.rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
   # The shapes that are not here have the rate of the nearest one in size.
