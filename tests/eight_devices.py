@@ -21,6 +21,7 @@ from crate_jax import config as config_lib
 from crate_jax.config import Config, MeshConfig
 from crate_jax.errors import UserError
 from crate_jax.evaluation import loss
+from crate_jax.interpret import collect, excerpts
 from crate_jax.model import lm, sampling
 from crate_jax.training import checkpoint, hlo, optim, sharding
 from crate_jax.training import program as program_lib
@@ -172,6 +173,28 @@ def scores_agree() -> None:
   assert one.tokens == other.tokens == 299 and len(said) == 1
   np.testing.assert_allclose(one.nats, other.nats, rtol=1e-6)
   np.testing.assert_allclose(one.nonzero, other.nonzero, rtol=1e-6)
+
+
+def neurons_agree() -> None:
+  """What is collected of neurons does not depend on the mesh."""
+  tokens_NT = np.random.default_rng(1).integers(0, 256, (80, 16)).astype(np.int32)
+  text = excerpts.Excerpts(tokens_NT, np.zeros(80, int), np.zeros(80, int), ("a",), 0)
+  found = []
+  for mesh in ("1", "2x2x2"):
+    program = build(config(mesh))
+    params = jax.device_get(program.init(jax.random.key(0)).params)
+    units_Ln = collect.choose(program.model.config.codes, 2, 10, 0)
+    see = collect.Network(program.model, params, units_Ln).see(program.batch_sharding.mesh)
+    collector = collect.Collector(80)
+    for _ in collector.through(collect.batches(see, text, 16)):
+      pass
+    found.append(collector.result())
+  one, other = (c.state for c in found)
+  for name in ("fired_Ln", "in_interval_LnI"):
+    a, b = getattr(one, name), getattr(other, name)
+    assert np.mean(a != b) < 0.02, name  # an activation that is almost zero, or almost an edge
+  np.testing.assert_allclose(one.means_PLn[:2], other.means_PLn[:2], rtol=1e-4, atol=1e-7)
+  np.testing.assert_allclose(one.top_LnK, other.top_LnK, rtol=1e-4, atol=1e-6)
 
 
 def compiled(mesh: str, architecture: str, **model) -> tuple[Config, hlo.Program]:

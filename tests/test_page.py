@@ -2,8 +2,8 @@
 
 import studies
 
-from crate_jax.scaling.report import page as page_lib
-from crate_jax.scaling.report.page import Code, Heading, Paragraph, Picture, Table
+from crate_jax import page as page_lib
+from crate_jax.page import Code, Heading, Paragraph, Picture, Table
 
 
 def blocks(folder):

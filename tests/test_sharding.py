@@ -56,6 +56,10 @@ def test_a_process_has_the_rows_of_its_devices():
   np.testing.assert_array_equal(sharding.assemble(batch, layout, 6), batch)
 
 
+def test_neurons_are_seen_the_same_over_eight_devices():
+  eight_devices("neurons_agree")
+
+
 def test_eight_devices_learn_as_one_does():
   eight_devices("losses_agree", "crate", *FEW)
 

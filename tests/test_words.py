@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import studies
 
+from crate_jax.page import Picture
 from crate_jax.scaling.report import gap as gap_lib
 from crate_jax.scaling.report import sections as sections_lib
 from crate_jax.scaling.report import tables as tables_lib
@@ -15,7 +16,6 @@ from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import Estimate, Size
 from crate_jax.scaling.report.gap import Extrapolation, Point, SizeGap
 from crate_jax.scaling.report.laws import Line
-from crate_jax.scaling.report.page import Picture
 
 SURE, UNSURE = Estimate(0.2, 0.19, 0.21), Estimate(0.01, -0.01, 0.03)
 NARROWS, WIDENS = Estimate(-0.02, -0.03, -0.01), Estimate(0.02, 0.01, 0.03)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from crate_jax.errors import UserError
+from crate_jax.page import Table
 from crate_jax.scaling import fit, uncertainty
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import LEVEL, MOST_EPOCHS
-from crate_jax.scaling.report.page import Table
 from crate_jax.scaling.table import Row
 
 NOT = "not recorded"

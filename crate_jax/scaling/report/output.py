@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from crate_jax import page as page_lib
 from crate_jax.data import atomic
 from crate_jax.errors import UserError
 from crate_jax.scaling.report import analysis as analysis_lib
 from crate_jax.scaling.report import checklist as checklist_lib
 from crate_jax.scaling.report import forecast as forecast_lib
-from crate_jax.scaling.report import page as page_lib
 from crate_jax.scaling.report import pictures as pictures_lib
 from crate_jax.scaling.report import sections as sections_lib
 from crate_jax.scaling.report.analysis import Choice

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from crate_jax.page import Block, Code, Heading, Paragraph, Picture, Table
 from crate_jax.scaling import fit
 from crate_jax.scaling.report import checklist as checklist_lib
 from crate_jax.scaling.report import tables as tables_lib
@@ -12,7 +13,6 @@ from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import LEVEL, MOST_EPOCHS
 from crate_jax.scaling.report.forecast import Scored
 from crate_jax.scaling.report.gap import DIFFERENCE, DIRECT, SizeGap
-from crate_jax.scaling.report.page import Block, Code, Heading, Paragraph, Picture, Table
 from crate_jax.scaling.uncertainty import DEGREES, OUTSIDE
 
 TITLE = "Has {crate} plateaued, or would more training let it catch up with {gpt2}?"

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 
+from crate_jax.page import Table
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import Cell, Estimate, Trials, over_seeds
 from crate_jax.scaling.report.forecast import GAP, Scored
 from crate_jax.scaling.report.gap import DIRECT, TIMES, Extrapolation
 from crate_jax.scaling.report.laws import Curve
-from crate_jax.scaling.report.page import Table
 from crate_jax.scaling.uncertainty import Crossing
 
 NONE = "-"

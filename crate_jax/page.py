@@ -113,14 +113,21 @@ def markdown(title: str, blocks: Sequence[Block]) -> str:
   return "\n".join(parts)
 
 
-def page(title: str, blocks: Sequence[Block]) -> str:
-  """The report as one HTML page with its pictures inside; it asks for nothing over the network."""
+def page(title: str, blocks: Sequence[Block], style: str = "", end: str = "") -> str:
+  """The report as one HTML page with its pictures inside; it asks for nothing over the network.
+
+  Args:
+    title: of the page.
+    blocks: the report.
+    style: CSS of what follows.
+    end: HTML that stands after the report.
+  """
   body = "\n".join(_html(block) for block in blocks)
   return (
     '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
-    f"<h1>{html.escape(title)}</h1>\n{body}\n</body>\n</html>\n"
+    f"<title>{html.escape(title)}</title>\n<style>\n{STYLE}{style}</style>\n</head>\n<body>\n"
+    f"<h1>{html.escape(title)}</h1>\n{body}\n{end}</body>\n</html>\n"
   )
 
 

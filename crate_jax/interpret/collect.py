@@ -1,0 +1,390 @@
+"""Neurons seen on a text in one pass: moments, histograms, and where they fire most."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from crate_jax.interpret.excerpts import Excerpts
+from crate_jax.model import activations, lm
+from crate_jax.model.activations import Edit
+from crate_jax.training import sharding as sharding_lib
+
+INTERVALS = 12  # of value, equally wide, from zero to a neuron's largest activation in the pilot
+QUANTILES = 8  # of the windows' peaks, equally many
+BINS = 24  # of a histogram: the intervals in halves
+PILOT = 32  # windows from which a neuron's scale is taken; they are the first of a random order
+TOP = 16  # windows kept where a neuron's activation peaks highest
+KEPT = 4  # windows kept of each interval and of each quantile
+_STRIDE = 4  # of the tokens counted in histograms
+
+See = Callable[[np.ndarray], jax.Array]  # tokens_BT to activations_LBTn
+
+
+class Network(NamedTuple):
+  """A model to look at, in one of its states.
+
+  Attributes:
+    model: the Linen module.
+    params: its parameters, or a fresh init's.
+    units_Ln: which neurons of each layer.
+    edits: what is changed inside.
+  """
+
+  model: lm.LM
+  params: lm.Params
+  units_Ln: np.ndarray
+  edits: tuple[Edit, ...] = ()
+
+  def see(self, mesh: Mesh | None = None) -> See:
+    """A function of tokens_BT; over a mesh, if there is one, as in training.
+
+    The rows must then be a multiple of the mesh's data x fsdp.
+    """
+    params = self.params
+    if mesh:
+      axes = lm.logical_axes(self.model)
+      params = jax.device_put(params, sharding_lib.param_shardings(axes, mesh))
+    edited = activations.collection(self.model.config, self.edits)
+    variables, units_Ln = {"params": params, **edited}, jnp.asarray(self.units_Ln)
+
+    def see(tokens_BT: np.ndarray) -> jax.Array:
+      placed: np.ndarray | jax.Array = tokens_BT
+      if mesh:
+        rows = sharding_lib.batch_sharding(mesh, len(tokens_BT))
+        placed = jax.make_array_from_callback(tokens_BT.shape, rows, lambda part: tokens_BT[part])
+      return _see(self.model, mesh, variables, placed, units_Ln)
+
+    return see
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _see(
+  model: lm.LM,
+  mesh: Mesh | None,
+  variables: lm.Params,
+  tokens_BT: jax.Array,
+  units_Ln: jax.Array,
+) -> jax.Array:
+  name = activations.neurons(model.config)
+
+  def apply() -> jax.Array:
+    return activations.apply(model, variables, tokens_BT, [name])[1][name]
+
+  if mesh is None:
+    codes_LBTC = apply()
+  else:
+    with sharding_lib.over(mesh):
+      codes_LBTC = apply()
+  a_LBTn = codes_LBTC
+  if units_Ln.shape[1] < codes_LBTC.shape[-1]:
+    a_LBTn = jnp.take_along_axis(codes_LBTC, units_Ln[:, None, None], axis=-1)
+  a_LBTn = a_LBTn.astype(jnp.float32)
+  # Rules are made on the host: every process has all rows.
+  whole = sharding_lib.replicated(mesh) if mesh else None
+  return jax.lax.with_sharding_constraint(a_LBTn, whole) if whole else a_LBTn
+
+
+class Batch(NamedTuple):
+  """Windows and the neurons' activations on them.
+
+  Attributes:
+    tokens_BT: token ids.
+    work_B: which work each window is of.
+    a_LBTn: activations, float32.
+  """
+
+  tokens_BT: np.ndarray
+  work_B: np.ndarray
+  a_LBTn: jax.Array
+
+
+def batches(see: See, excerpts: Excerpts, rows: int, words: str = "") -> Iterator[Batch]:
+  """Windows in their order, `rows` at a time (the last may be fewer), with a bar on a terminal."""
+  count = len(excerpts.tokens_NT)
+  bar = tqdm.tqdm(total=count, desc=words, disable=None, delay=2, leave=False)
+  for first in range(0, count, rows):
+    tokens_BT = excerpts.tokens_NT[first : first + rows]
+    full_BT = np.zeros((rows, tokens_BT.shape[1]), np.int32)  # one shape, compiled once
+    full_BT[: len(tokens_BT)] = tokens_BT
+    a_LBTn = see(full_BT)[:, : len(tokens_BT)]
+    yield Batch(tokens_BT, excerpts.work_N[first : first + rows], a_LBTn)
+    bar.update(len(tokens_BT))
+  bar.close()
+
+
+class State(NamedTuple):
+  """What a pass keeps; its size does not depend on the length of the text.
+
+  Attributes:
+    windows: seen so far.
+    tokens: likewise.
+    means_PLn: mean of the activations and of the 2nd, 3rd and 4th power of their distance from it.
+    fired_Ln: tokens at which an activation is not zero.
+    largest_Ln: the largest activation.
+    counts_LnB: tokens whose activation is positive and lies in each bin of `Scale.width_Ln`; the
+      last bin has no end. One token in four is counted.
+    top_LnK: peaks of the windows with the highest ones, highest first; -inf where there are fewer.
+    top_at_LnK: which windows these are.
+    interval_LnIR: the first windows whose peak lies in each interval; -1 where there are fewer.
+    quantile_LnQR: likewise in each quantile.
+    in_interval_LnI: windows whose peak lies in each interval.
+    in_quantile_LnQ: likewise.
+  """
+
+  windows: jax.Array
+  tokens: jax.Array
+  means_PLn: jax.Array
+  fired_Ln: jax.Array
+  largest_Ln: jax.Array
+  counts_LnB: jax.Array
+  top_LnK: jax.Array
+  top_at_LnK: jax.Array
+  interval_LnIR: jax.Array
+  quantile_LnQR: jax.Array
+  in_interval_LnI: jax.Array
+  in_quantile_LnQ: jax.Array
+
+
+class Scale(NamedTuple):
+  """Where intervals and quantiles end, of each neuron, seen on the pilot.
+
+  Attributes:
+    width_Ln: of a histogram's bin: the largest activation by `BINS`; infinite for a neuron that is
+      never positive.
+    edges_LnQ: between the quantiles of the windows' peaks, `QUANTILES` - 1 of them.
+  """
+
+  width_Ln: jax.Array
+  edges_LnQ: jax.Array
+
+
+@jax.jit
+def scale(a_LBTn: jax.Array) -> Scale:
+  """The neurons' scale from the pilot's windows."""
+  peak_LBn = a_LBTn.max(2)
+  largest_Ln = peak_LBn.max(1)
+  steps = jnp.arange(1, QUANTILES) / QUANTILES
+  edges_QLn = jnp.quantile(peak_LBn, steps, axis=1)
+  width_Ln = jnp.where(largest_Ln > 0, largest_Ln / BINS, jnp.inf)
+  return Scale(width_Ln, jnp.moveaxis(edges_QLn, 0, -1))
+
+
+def empty(layers: int, neurons: int) -> State:
+  """Nothing seen yet."""
+  shape = (layers, neurons)
+  whole = functools.partial(jnp.zeros, dtype=jnp.int32)
+  return State(
+    windows=whole(()),
+    tokens=whole(()),
+    means_PLn=jnp.zeros((4, *shape)),
+    fired_Ln=whole(shape),
+    largest_Ln=jnp.full(shape, -jnp.inf),
+    counts_LnB=whole((*shape, BINS)),
+    top_LnK=jnp.full((*shape, TOP), -jnp.inf),
+    top_at_LnK=jnp.full((*shape, TOP), -1, jnp.int32),
+    interval_LnIR=jnp.full((*shape, INTERVALS, KEPT), -1, jnp.int32),
+    quantile_LnQR=jnp.full((*shape, QUANTILES, KEPT), -1, jnp.int32),
+    in_interval_LnI=whole((*shape, INTERVALS)),
+    in_quantile_LnQ=whole((*shape, QUANTILES)),
+  )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def add(state: State, a_LBTn: jax.Array, scale: Scale) -> State:
+  """The state after some more windows.
+
+  Args:
+    state: what was seen before; its memory is used again.
+    a_LBTn: activations on the windows that come next.
+    scale: of the neurons.
+  """
+  _, B, T, _ = a_LBTn.shape
+  peak_LnB = jnp.moveaxis(a_LBTn.max(2), 1, 2)
+  window_B = state.windows + jnp.arange(B, dtype=jnp.int32)
+  sums_PLn, fired_Ln = _sums(a_LBTn)
+  top_LnK, chosen_LnK = jax.lax.top_k(jnp.concatenate([state.top_LnK, peak_LnB], -1), TOP)
+  at = jnp.broadcast_to(window_B, peak_LnB.shape)
+  at = jnp.concatenate([state.top_at_LnK, at], -1)
+  interval_LnB = jnp.ceil(peak_LnB / scale.width_Ln[..., None] * (INTERVALS / BINS)) - 1
+  interval_LnB = jnp.where(peak_LnB > 0, jnp.clip(interval_LnB, 0, INTERVALS - 1), -1)
+  quantile_LnB = jnp.sum(peak_LnB[..., None] > scale.edges_LnQ[..., None, :], axis=-1)
+  quantile_LnB = jnp.where(peak_LnB > 0, quantile_LnB, -1)
+  intervals = _first(state.interval_LnIR, state.in_interval_LnI, interval_LnB, state.windows)
+  quantiles = _first(state.quantile_LnQR, state.in_quantile_LnQ, quantile_LnB, state.windows)
+  tokens = state.tokens + B * T
+  return State(
+    windows=state.windows + B,
+    tokens=tokens,
+    means_PLn=_merged(state.means_PLn, sums_PLn, 1 - B * T / tokens),
+    fired_Ln=state.fired_Ln + fired_Ln,
+    largest_Ln=jnp.maximum(state.largest_Ln, peak_LnB.max(-1)),
+    counts_LnB=state.counts_LnB + _histogram(a_LBTn[:, :, ::_STRIDE], scale.width_Ln),
+    top_LnK=top_LnK,
+    top_at_LnK=jnp.take_along_axis(at, chosen_LnK, axis=-1),
+    interval_LnIR=intervals[0],
+    quantile_LnQR=quantiles[0],
+    in_interval_LnI=intervals[1],
+    in_quantile_LnQ=quantiles[1],
+  )
+
+
+def _through(a_LBTn: jax.Array, step: Callable, carry: tuple) -> tuple:
+  """Goes through the tokens one after the other: XLA's CPU compiler sums over an axis in the
+  middle element by element, and this whole rows at a time."""
+
+  def body(t: jax.Array, carry: tuple) -> tuple:
+    return step(jax.lax.dynamic_index_in_dim(a_LBTn, t, 2, keepdims=False), carry)
+
+  return jax.lax.fori_loop(0, a_LBTn.shape[2], body, carry)
+
+
+def _sums(a_LBTn: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and central moments over tokens, and how many are not zero."""
+  L, B, T, n = a_LBTn.shape
+  mean_Ln = a_LBTn.sum(2).sum(1) / (B * T)
+
+  def step(a_LBn: jax.Array, carry: tuple) -> tuple:
+    *powers, fired = carry
+    off = a_LBn - mean_Ln[:, None]
+    square = off * off
+    added = (off, square, square * off, square * square)
+    return *(p + x for p, x in zip(powers, added, strict=True)), fired + (a_LBn != 0)
+
+  zero = jnp.zeros((L, B, n))
+  *powers, fired = _through(a_LBTn, step, (zero,) * 4 + (zero.astype(jnp.int32),))
+  first_Ln, *rest = (p.sum(1) / (B * T) for p in powers)
+  # What rounding left of the first moment goes back to the mean; in the others it is nothing.
+  return jnp.stack([mean_Ln + first_Ln, *rest]), fired.sum(1)
+
+
+def _merged(a_PLn: jax.Array, b_PLn: jax.Array, share: jax.Array) -> jax.Array:
+  """Mean and central moments of two samples together (Pebay 2008, eq. 2.1); a has a share."""
+  mean_a, two_a, three_a, four_a = a_PLn
+  mean_b, two_b, three_b, four_b = b_PLn
+  p, q, d = share, 1 - share, mean_b - mean_a
+  two = p * two_a + q * two_b + p * q * d**2
+  three = p * three_a + q * three_b + p * q * (p - q) * d**3 + 3 * p * q * d * (two_b - two_a)
+  four = p * four_a + q * four_b + p * q * (p * p - p * q + q * q) * d**4
+  four += 6 * p * q * d**2 * (p * two_b + q * two_a) + 4 * p * q * d * (three_b - three_a)
+  return jnp.stack([mean_a + q * d, two, three, four])
+
+
+def _histogram(a_LBTn: jax.Array, width_Ln: jax.Array) -> jax.Array:
+  L, B, _, n = a_LBTn.shape
+
+  def step(a_LBn: jax.Array, counts: tuple) -> tuple:
+    bin_LBn = jnp.minimum(jnp.ceil(a_LBn / width_Ln[:, None]), BINS).astype(jnp.int32)
+    return tuple(c + (bin_LBn == i + 1) for i, c in enumerate(counts))
+
+  counts = _through(a_LBTn, step, (jnp.zeros((L, B, n), jnp.int32),) * BINS)
+  return jnp.stack([c.sum(1) for c in counts], -1)
+
+
+def _first(
+  kept_LnIR: jax.Array, seen_LnI: jax.Array, group_LnB: jax.Array, windows: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Windows go to the free places of their group (-1: none); how many have come to each."""
+  I, R = kept_LnIR.shape[-2:]
+  of_LnBI = group_LnB[..., None] == jnp.arange(I)
+  place_LnBI = seen_LnI[..., None, :] + jnp.cumsum(of_LnBI, axis=-2) - 1
+  for r in range(R):
+    takes_LnBI = of_LnBI & (place_LnBI == r)
+    window_LnI = jnp.where(takes_LnBI.any(-2), windows + jnp.argmax(takes_LnBI, -2), -1)
+    kept_LnIR = kept_LnIR.at[..., r].max(window_LnI.astype(jnp.int32))
+  return kept_LnIR, seen_LnI + of_LnBI.sum(-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """The result of a pass, on the host; see `State`.
+
+  Attributes:
+    state: as arrays of NumPy.
+    scale: likewise.
+  """
+
+  state: State
+  scale: Scale
+
+  @property
+  def firing_rate_Ln(self) -> np.ndarray:
+    """Share of the tokens at which a neuron is not zero."""
+    return self.state.fired_Ln / self.state.tokens
+
+  @property
+  def kurtosis_Ln(self) -> np.ndarray:
+    """Standardised excess kurtosis, E (a - mu)^4 / sigma^4 - 3; NaN for a constant neuron."""
+    _, two, _, four = self.state.means_PLn.astype(np.float64)
+    return np.divide(four, two**2, out=np.full_like(two, np.nan), where=two > 0) - 3
+
+
+class Collector:
+  """A pass over a text: windows go through it and come out as they were."""
+
+  def __init__(self, windows: int) -> None:
+    """Args: windows: how many there will be; the pilot is no longer."""
+    self._wanted = min(PILOT, windows)
+    self._pilot: list[jax.Array] = []
+    self._state: State | None = None
+    self._scale: Scale | None = None
+
+  def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Takes in every batch and hands it on."""
+    for batch in batches:
+      self._add(batch.a_LBTn)
+      yield batch
+
+  def result(self) -> Collected:
+    """What was collected, on the host."""
+    return Collected(*jax.device_get((self._state, self._scale)))
+
+  def _add(self, a_LBTn: jax.Array) -> None:
+    if self._scale is not None:
+      self._state = add(self._state, a_LBTn, self._scale)
+      return
+    self._pilot.append(a_LBTn)
+    if sum(a.shape[1] for a in self._pilot) < self._wanted:
+      return
+    self._scale = scale(jnp.concatenate(self._pilot, 1))
+    L, _, _, n = a_LBTn.shape
+    self._state = empty(L, n)
+    for pilot_LBTn in self._pilot:
+      self._state = add(self._state, pilot_LBTn, self._scale)
+    self._pilot.clear()
+
+
+def choose(codes: int, layers: int, most: int, seed: int) -> np.ndarray:
+  """Neurons of each layer, units_Ln in ascending order: all of them, or `most` drawn by the seed.
+
+  Args:
+    codes: neurons of a layer.
+    layers: of the network.
+    most: 0 for all.
+    seed: of the draw.
+  """
+  if not most or most >= codes:
+    return np.tile(np.arange(codes), (layers, 1))
+  return np.stack(
+    [
+      np.sort(np.random.default_rng([seed, layer]).choice(codes, most, replace=False))
+      for layer in range(layers)
+    ]
+  )
+
+
+def windows_of(state: State, layer: int, neuron: int) -> Sequence[int]:
+  """Every window that was kept for a neuron, once."""
+  kept = [
+    state.top_at_LnK[layer, neuron],
+    state.interval_LnIR[layer, neuron],
+    state.quantile_LnQR[layer, neuron],
+  ]
+  found = np.unique(np.concatenate([np.ravel(x) for x in kept]))
+  return found[found >= 0].tolist()

@@ -1,0 +1,219 @@
+"""Everything that is measured of a network's neurons on one text."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from crate_jax.data.tokenizer import Tokenizer
+from crate_jax.interpret import causal, collect, concepts, rules, scores
+from crate_jax.interpret.collect import Batch, Collected, Collector, Network, See
+from crate_jax.interpret.excerpts import Excerpts
+from crate_jax.interpret.rules import Rules, Tables
+from crate_jax.interpret.statistics import Scored
+
+SAMPLE = 48  # windows of a set that all neurons share, whose activations are kept whole
+# What is known of each neuron, in the order of the tables; and what it is.
+COLUMNS = {
+  "score": "Pearson correlation of the activation with the rule's, on the scoring works",
+  "score_token": "the same of the rule by token",
+  "score_pair": "the same of the rule by pair of tokens",
+  "score_null": "the same of another neuron's rule",
+  "gain": "score_pair - score_token",
+  "spearman": "rank correlation with the rule's, on the shared excerpts",
+  "explained": "1 - E (a - s)^2 / Var a of the rule's simulation s",
+  "purity": "share of its firing at its most frequent token",
+  "effective_tokens": "2^entropy of the token where it fires",
+  "information": "adjusted mutual information of firing and token",
+  "kurtosis": "standardised excess kurtosis of the activation",
+  "firing_rate": "share of the tokens at which it is not zero",
+  "mean": "mean activation",
+  "std": "standard deviation of the activation",
+  "largest": "largest activation",
+  "concept": "the concept that it tells best, as a number of concepts.NAMES; -1: none",
+  "concept_area": "area under the ROC curve for that concept, on the scoring works",
+  "agreement": "correlation of its effect on logits with its activation before each token",
+  "added_loss": "nats per token that ablating it adds; NaN where it was not ablated",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What is known of the neurons of a network; M = layers * neurons, flattened.
+
+  Attributes:
+    columns: `COLUMNS`, (M,) each.
+    by_pair_M: which rule is a neuron's: that by pair, or that by token.
+    scored: of the neurons' own rules, all layers.
+    null: of other neurons' rules.
+    explain: what was collected on the explaining works,
+    score: and on the scoring works.
+    tables: what the rules were made from; None if they were not kept.
+    rules: they; likewise.
+    best_neurons: each layer's neuron for each concept, and its area: (L, Q) each.
+    sample_NTM: activations on the first `SAMPLE` windows of the scoring works.
+    simulated_NTM: the rules' simulation of them.
+  """
+
+  columns: dict[str, np.ndarray]
+  by_pair_M: np.ndarray
+  scored: Scored
+  null: Scored
+  explain: Collected
+  score: Collected
+  tables: Tables
+  rules: Rules
+  best_neurons: tuple[np.ndarray, np.ndarray]
+  sample_NTM: np.ndarray
+  simulated_NTM: np.ndarray
+
+
+def measure(
+  see: See,
+  excerpts: Excerpts,
+  tokenizer: Tokenizer,
+  *,
+  layers: int,
+  neurons: int,
+  rows: int,
+  seed: int,
+) -> Measured:
+  """Explains neurons on some works, and scores the explanations on others.
+
+  Args:
+    see: the network.
+    excerpts: of a text.
+    tokenizer: of the text.
+    layers: L.
+    neurons: of each layer.
+    rows: windows at a time.
+    seed: of which other neuron's rule is each one's null.
+  """
+  M = layers * neurons
+  explain, calibrate, score = (excerpts.of(name) for name in ("explain", "calibrate", "score"))
+  pairs = rules.pairs(explain.tokens_NT, tokenizer.vocab_size)
+  seen = _Seen(explain), _Seen(score)
+  tables = rules.fit(seen[0].through(collect.batches(see, explain, rows, "explaining")), pairs, M)
+  made = rules.rules(tables)
+  null_M = _others(layers, neurons, seed)
+  works = len(excerpts.works)
+  chosen = scores.sums(collect.batches(see, calibrate, rows, "calibrating"), made, works, null_M)
+  by_token, by_pair = (
+    np.nan_to_num(scores.pearson(x.sum(0), chosen.tokens_W.sum()), nan=-1)
+    for x in (chosen.token_WMS, chosen.pair_WMS)
+  )
+  by_pair_M = by_pair > by_token
+  final = scores.sums(
+    seen[1].through(collect.batches(see, score, rows, "scoring")), made, works, null_M
+  )
+  own_WMS = np.where(by_pair_M[:, None], final.pair_WMS, final.token_WMS)
+  scored, null = (Scored(x, final.tokens_W) for x in (own_WMS, final.null_WMS))
+  sample_NTM, simulated_NTM = seen[1].sample(), _simulated(made, score, by_pair_M)
+  areas, best = _probes(seen, (explain, score), tokenizer, layers)
+  selectivity = scores.selectivity(tables)
+  collected = [s.result() for s in seen]
+  moments = collected[1].state.means_PLn.reshape(4, M)
+  total = final.tokens_W.sum()
+  token, pair = (scores.pearson(x.sum(0), total) for x in (final.token_WMS, final.pair_WMS))
+  columns = {
+    "score": scored.scores(),
+    "score_token": token,
+    "score_pair": pair,
+    "score_null": null.scores(),
+    "gain": pair - token,
+    "spearman": _spearman(sample_NTM, simulated_NTM),
+    "explained": scores.explained_variance(own_WMS.sum(0), total),
+    "purity": selectivity.purity_M,
+    "effective_tokens": selectivity.effective_tokens_M,
+    "information": selectivity.adjusted_information_M,
+    "kurtosis": collected[1].kurtosis_Ln.ravel(),
+    "firing_rate": collected[1].firing_rate_Ln.ravel(),
+    "mean": moments[0],
+    "std": np.sqrt(moments[1]),
+    "largest": collected[1].state.largest_Ln.ravel(),
+    "concept": areas[0],
+    "concept_area": areas[1],
+    "agreement": np.full(M, np.nan),
+    "added_loss": np.full(M, np.nan),
+  }
+  assert list(columns) == list(COLUMNS)
+  return Measured(
+    columns,
+    by_pair_M,
+    scored,
+    null,
+    *collected,
+    tables,
+    made,
+    best,
+    sample_NTM,
+    simulated_NTM,
+  )
+
+
+def effects(measured: Measured, network: Network) -> None:
+  """Fills in the agreement of every neuron's effect on logits with what comes next."""
+  n = network.units_Ln.shape[1]
+  found = causal.logit_effects(network.model.config, network.params, network.units_Ln)
+  for layer, effect_nV in enumerate(found):
+    own = slice(layer * n, (layer + 1) * n)
+    measured.columns["agreement"][own] = causal.agreement(effect_nV, measured.tables, layer * n)
+
+
+class _Seen(Collector):
+  """A pass that also keeps the first windows' activations."""
+
+  def __init__(self, excerpts: Excerpts) -> None:
+    super().__init__(len(excerpts.tokens_NT))
+    self._kept: list[np.ndarray] = []
+
+  def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    for batch in super().through(batches):
+      if (room := SAMPLE - sum(map(len, self._kept))) > 0:
+        a_BTLn = np.moveaxis(np.asarray(batch.a_LBTn[:, :room]), 0, 2)
+        self._kept.append(a_BTLn.reshape(*a_BTLn.shape[:2], -1))
+      yield batch
+
+  def sample(self) -> np.ndarray:
+    """The activations, (N, T, M)."""
+    return np.concatenate(self._kept)
+
+
+def _others(layers: int, neurons: int, seed: int) -> np.ndarray:
+  """For each neuron another one of its layer, every one once."""
+  found = []
+  for layer in range(layers):
+    order = np.random.default_rng([seed, layer]).permutation(neurons)
+    other = np.empty(neurons, int)
+    other[order] = np.roll(order, 1)
+    found.append(layer * neurons + other)
+  return np.concatenate(found)
+
+
+def _simulated(made: Rules, score: Excerpts, by_pair_M: np.ndarray) -> np.ndarray:
+  by_token, by_pair = made.simulate(score.tokens_NT[:SAMPLE])
+  return np.where(by_pair_M, by_pair, by_token)
+
+
+def _spearman(sample_NTM: np.ndarray, simulated_NTM: np.ndarray) -> np.ndarray:
+  M = sample_NTM.shape[-1]
+  both = (scores.ranks(x.reshape(-1, M)) for x in (sample_NTM, simulated_NTM))
+  return scores.correlation(*both)
+
+
+def _probes(
+  seen: tuple[_Seen, _Seen], sets: tuple[Excerpts, Excerpts], tokenizer: Tokenizer, layers: int
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Concepts of neurons, and neurons of concepts by layer; chosen where rules were made."""
+  found = []
+  for part, excerpts in zip(seen, sets, strict=True):
+    sample_NTM = part.sample()
+    holds_NTQ = concepts.concepts(excerpts.tokens_NT[: len(sample_NTM)], tokenizer)
+    ranks_NM = scores.ranks(sample_NTM.reshape(-1, sample_NTM.shape[-1]))
+    found.append(concepts.areas(ranks_NM, holds_NTQ.reshape(-1, holds_NTQ.shape[-1])))
+  of_layers = [np.split(x, layers, axis=1) for x in found]
+  best = [concepts.best_neurons(*pair) for pair in zip(*of_layers, strict=True)]
+  return concepts.probes(*found), (
+    np.stack([neuron for neuron, _ in best]),
+    np.stack([area for _, area in best]),
+  )

@@ -1,0 +1,170 @@
+"""What measuring a run's neurons leaves on disk, and reads again.
+
+neurons.parquet      a row for each neuron in each state of the network, `measure.COLUMNS` and rule
+sums.safetensors     sums over works, from which every interval is drawn again
+latents/layer_L/     activations of the shown neurons on their excerpts, as delphi lays them out:
+                     FIRST_LAST.safetensors with locations (window, token, neuron), activations
+                     and tokens, and config.json
+pages.json           what the shown neurons' pages show
+manifest.json        what was measured on which text, and the digest of every file; written last
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import safetensors.numpy
+
+from crate_jax.data import atomic
+from crate_jax.errors import UserError
+from crate_jax.interpret.measure import COLUMNS
+from crate_jax.interpret.statistics import Scored
+
+NEURONS = "neurons.parquet"
+SUMS = "sums.safetensors"
+PAGES = "pages.json"
+MANIFEST = "manifest.json"
+TRAINED, INIT, NO_ATTENTION, OWN_TOP = (
+  "trained",
+  "random init",
+  "attention zeroed",
+  "own top 1 %",
+)
+STATES = (TRAINED, INIT, NO_ATTENTION, OWN_TOP)
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """A network in one state, without what only its page needs; M = layers * neurons.
+
+  Attributes:
+    columns: `measure.COLUMNS`, (M,) each.
+    rules: every neuron's, in words.
+    sums_WMS: of the neurons' own rules.
+    null_WMS: of other neurons' rules.
+    loss: of the network on the scoring windows, nats per token.
+  """
+
+  columns: dict[str, np.ndarray]
+  rules: list[str]
+  sums_WMS: np.ndarray
+  null_WMS: np.ndarray
+  loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """All states of a run.
+
+  Attributes:
+    facts: what was measured, as the manifest says it.
+    units_Ln: the neurons of each layer.
+    tokens_W: tokens of each work that was scored on.
+    states: by name, see `STATES`.
+  """
+
+  facts: dict[str, Any]
+  units_Ln: np.ndarray
+  tokens_W: np.ndarray
+  states: dict[str, State]
+
+  @property
+  def layers(self) -> int:
+    """How many there are."""
+    return len(self.units_Ln)
+
+  def of_layer(self, layer: int | None) -> slice:
+    """Where a layer's neurons stand among all; None for all of them."""
+    n = self.units_Ln.shape[1]
+    return slice(None) if layer is None else slice(layer * n, (layer + 1) * n)
+
+  def scored(self, state: str, layer: int | None, null: bool = False) -> Scored:
+    """What a mean over a layer's neurons is made from."""
+    found = self.states[state]
+    sums_WMS = found.null_WMS if null else found.sums_WMS
+    return Scored(sums_WMS[:, self.of_layer(layer)], self.tokens_W)
+
+
+def write(
+  out: Path, record: Record, latents: dict[int, dict[str, np.ndarray]], pages: dict[str, Any]
+) -> None:
+  """Writes a record; a kill before the end leaves no manifest, and the next run starts anew.
+
+  Args:
+    out: the folder.
+    record: what to write.
+    latents: by layer, delphi's three arrays.
+    pages: see `pages.pages`.
+  """
+  files = {NEURONS: _table(record), SUMS: _sums(record), PAGES: json.dumps(pages).encode()}
+  for layer, arrays in latents.items():
+    last = int(record.units_Ln[layer].max())
+    folder = f"latents/layer_{layer}"
+    files[f"{folder}/0_{last}.safetensors"] = safetensors.numpy.save(arrays)
+    described = {"width": last + 1, "ctx_len": int(arrays["tokens"].shape[1])}
+    files[f"{folder}/config.json"] = json.dumps(described, indent=2).encode()
+  for name, data in files.items():
+    atomic.write(out / name, data)
+  digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+  manifest = {**record.facts, "files": digests}
+  atomic.write(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def read(out: Path, facts: dict[str, Any] | None = None) -> Record | None:
+  """A record that is whole, and of `facts` if they are given; None if there is none.
+
+  Raises:
+    UserError: a file is not the one that was written.
+  """
+  if not (out / MANIFEST).exists():
+    return None
+  manifest = json.loads((out / MANIFEST).read_text())
+  digests = manifest.pop("files")
+  if facts is not None and manifest != json.loads(json.dumps(facts)):
+    return None
+  for name, digest in digests.items():
+    path = out / name
+    if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+      raise UserError(f"{path} is not the file that {MANIFEST} names: remove {out / MANIFEST}.")
+  arrays = safetensors.numpy.load((out / SUMS).read_bytes())
+  table = pyarrow.parquet.read_table(out / NEURONS)
+  states = {}
+  for name in manifest["states"]:
+    rows = table.filter(pyarrow.compute.equal(table["state"], name))
+    states[name] = State(
+      {column: rows[column].to_numpy() for column in COLUMNS},
+      rows["rule"].to_pylist(),
+      arrays[f"{name}/own"].astype(np.float64),
+      arrays[f"{name}/null"].astype(np.float64),
+      float(arrays[f"{name}/loss"]),
+    )
+  return Record(manifest, arrays["units"], arrays["tokens"], states)
+
+
+def _table(record: Record) -> bytes:
+  n = record.units_Ln.shape[1]
+  columns: dict[str, Any] = {"state": [], "layer": [], "unit": [], "rule": []}
+  for name, state in record.states.items():
+    columns["state"] += [name] * len(state.rules)
+    columns["layer"] += np.repeat(np.arange(record.layers), n).tolist()
+    columns["unit"] += record.units_Ln.ravel().tolist()
+    columns["rule"] += state.rules
+  for column in COLUMNS:
+    columns[column] = np.concatenate([s.columns[column] for s in record.states.values()])
+  sink = pyarrow.BufferOutputStream()
+  pyarrow.parquet.write_table(pyarrow.table(columns), sink, compression="zstd")
+  return sink.getvalue().to_pybytes()
+
+
+def _sums(record: Record) -> bytes:
+  arrays = {"units": record.units_Ln.astype(np.int64), "tokens": record.tokens_W.astype(np.int64)}
+  for name, state in record.states.items():
+    arrays[f"{name}/own"] = state.sums_WMS.astype(np.float32)
+    arrays[f"{name}/null"] = state.null_WMS.astype(np.float32)
+    arrays[f"{name}/loss"] = np.array(state.loss)
+  return safetensors.numpy.save(arrays)

@@ -1,0 +1,228 @@
+"""Explanations by rule: the activation that is expected at a token, or at two in a row.
+
+A rule is a table, made from works that it is not scored on, and reads as a sentence. No language
+model is asked: what a rule explains is a lower bound of what can be explained.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from concurrent import futures
+
+import numpy as np
+import scipy.sparse
+
+from crate_jax.data.tokenizer import Tokenizer
+from crate_jax.interpret.collect import Batch
+
+SHRINKAGE = 5.0  # tokens' worth of the less specific expectation that every expectation starts with
+PAIRS = 16_384  # pairs of tokens that have an expectation of their own: the most frequent
+_NAMED = 4  # tokens, or pairs, that a rule's sentence names
+RAREST = 4  # a pair that is seen less often has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+  """The pairs of tokens in a row that rules know, the most frequent of a text.
+
+  Attributes:
+    key_K: previous token * vocabulary + token, ascending.
+    count_K: how often each was seen.
+    vocabulary: size of it.
+  """
+
+  key_K: np.ndarray
+  count_K: np.ndarray
+  vocabulary: int
+
+  def of(self, tokens_BT: np.ndarray) -> np.ndarray:
+    """Which pair each token ends, as an index; K for none, and at a window's first token."""
+    K = len(self.key_K)
+    pair_BT = np.full(tokens_BT.shape, K)
+    key = tokens_BT[:, :-1].astype(np.int64) * self.vocabulary + tokens_BT[:, 1:]
+    at = np.searchsorted(self.key_K, key)
+    known = (at < K) & (self.key_K[np.minimum(at, K - 1)] == key) if K else at < K
+    pair_BT[:, 1:] = np.where(known, at, K)
+    return pair_BT
+
+
+def pairs(tokens_NT: np.ndarray, vocabulary: int) -> Pairs:
+  """The pairs that windows of text have, at most `PAIRS` of those seen at least `RAREST` times."""
+  key = tokens_NT[:, :-1].astype(np.int64) * vocabulary + tokens_NT[:, 1:]
+  key_K, count_K = np.unique(key, return_counts=True)
+  order = np.argsort(-count_K, kind="stable")[:PAIRS]
+  chosen = np.sort(order[count_K[order] >= RAREST])
+  return Pairs(key_K[chosen], count_K[chosen], vocabulary)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+  """What rules are made from: sums over a text. M = layers * neurons, flattened.
+
+  Attributes:
+    pairs: the pairs that are told apart.
+    count_V: how often each token was seen.
+    sum_VM: of the activations at each token.
+    fired_VM: tokens at which a neuron is not zero, by the token.
+    null_VM: likewise, by the token at the same place of another window, which cannot be its cause.
+    next_V: how often each token was seen as the next one.
+    next_VM: sum of the activations before each token.
+    sum_KM: of the activations at the end of each pair.
+  """
+
+  pairs: Pairs
+  count_V: np.ndarray
+  sum_VM: np.ndarray
+  fired_VM: np.ndarray
+  null_VM: np.ndarray
+  next_V: np.ndarray
+  next_VM: np.ndarray
+  sum_KM: np.ndarray
+
+  @property
+  def mean_M(self) -> np.ndarray:
+    """Mean activation."""
+    return self.sum_VM.sum(0) / self.count_V.sum()
+
+
+def fit(batches: Iterable[Batch], pairs: Pairs, neurons: int) -> Tables:
+  """Sums up a text.
+
+  Args:
+    batches: windows and activations on them; two windows at a time at least.
+    pairs: which pairs to tell apart.
+    neurons: M, all layers' together.
+  """
+  V, K = pairs.vocabulary, len(pairs.key_K)
+  count_V, next_V = np.zeros(V, np.int64), np.zeros(V, np.int64)
+  names = {"sum": V, "fired": V, "null": V, "next": V, "pair": K + 1}
+  sums = {name: np.zeros((rows, neurons), np.float32) for name, rows in names.items()}
+  with futures.ThreadPoolExecutor() as pool:
+    for batch in batches:
+      tokens_BT = batch.tokens_BT
+      pair_BT = pairs.of(tokens_BT)
+      count_V += np.bincount(tokens_BT.ravel(), minlength=V)
+      next_V += np.bincount(tokens_BT[:, 1:].ravel(), minlength=V)
+      a_LBTn = np.asarray(batch.a_LBTn)
+      n = a_LBTn.shape[-1]
+      # The same token would stand there if windows were the same, and they are not.
+      other_BT = np.roll(tokens_BT, 1, axis=0)
+
+      def layer(
+        l: int, a: np.ndarray, tokens_BT=tokens_BT, pair_BT=pair_BT, other_BT=other_BT, n=n
+      ) -> None:
+        own = slice(l * n, (l + 1) * n)
+        a_NM = a.reshape(-1, n)
+        fires_NM = (a_NM != 0).astype(np.float32)
+        before_NM = a[:, :-1].reshape(-1, n)
+        _add(sums["sum"][:, own], tokens_BT.ravel(), a_NM)
+        _add(sums["fired"][:, own], tokens_BT.ravel(), fires_NM)
+        _add(sums["null"][:, own], other_BT.ravel(), fires_NM)
+        _add(sums["next"][:, own], tokens_BT[:, 1:].ravel(), before_NM)
+        _add(sums["pair"][:, own], pair_BT.ravel(), a_NM)
+
+      list(pool.map(layer, range(len(a_LBTn)), a_LBTn))
+  return Tables(
+    pairs,
+    count_V,
+    sums["sum"],
+    sums["fired"],
+    sums["null"],
+    next_V,
+    sums["next"],
+    sums["pair"][:K],
+  )
+
+
+def _add(table_RM: np.ndarray, row_N: np.ndarray, a_NM: np.ndarray) -> None:
+  """Adds each row of a to a row of the table; a product with a sparse matrix is what is fast."""
+  rows, place_N = np.unique(row_N, return_inverse=True)
+  shape = (len(rows), len(row_N))
+  ones = np.ones(len(row_N), a_NM.dtype)
+  which = scipy.sparse.csr_matrix((ones, (place_N, np.arange(len(row_N)))), shape)
+  table_RM[rows] += which @ a_NM
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Expected activations.
+
+  Attributes:
+    pairs: the pairs that have expectations of their own.
+    token_VM: at each token.
+    pair_KM: at the end of each pair.
+    mean_M: at any token.
+  """
+
+  pairs: Pairs
+  token_VM: np.ndarray
+  pair_KM: np.ndarray
+  mean_M: np.ndarray
+
+  def simulate(self, tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Activations as the rules expect them, (B, T, M) each: by the token, and by the pair."""
+    by_token = self.token_VM[tokens_BT]
+    pair_BT = self.pairs.of(tokens_BT)
+    known = pair_BT < len(self.pair_KM)
+    by_pair = by_token.copy()
+    by_pair[known] = self.pair_KM[pair_BT[known]]
+    return by_token, by_pair
+
+
+def rules(tables: Tables) -> Rules:
+  """Expectations, each shrunk towards the less specific one.
+
+  T[v] = (sum + alpha mu) / (n + alpha), and of a pair likewise towards T of its second token.
+  """
+  mean_M = tables.mean_M
+  token_VM = tables.sum_VM + np.float32(SHRINKAGE) * mean_M
+  token_VM /= (tables.count_V[:, None] + SHRINKAGE).astype(np.float32)
+  second_K = tables.pairs.key_K % tables.pairs.vocabulary
+  pair_KM = tables.sum_KM + np.float32(SHRINKAGE) * token_VM[second_K]
+  pair_KM /= (tables.pairs.count_K[:, None] + SHRINKAGE).astype(np.float32)
+  return Rules(tables.pairs, token_VM, pair_KM, mean_M)
+
+
+def sentence(tables: Tables, rules: Rules, neuron: int, by_pair: bool, tokenizer: Tokenizer) -> str:
+  """A neuron's rule in words: the tokens, or pairs, that explain most, and their activation.
+
+  Args:
+    tables: what the rules were made from.
+    rules: they.
+    neuron: of the M.
+    by_pair: whether its rule looks at pairs.
+    tokenizer: of the tokens.
+  """
+  total = float(tables.sum_VM[:, neuron].sum())
+  if not total > 0:
+    return "never fires"
+  parts = [x for x in _heaviest(tables, rules, neuron, by_pair) if x[1] > 0]
+  if not parts:
+    return "fires, on no token more than on others"
+  named = [
+    f"{_quoted(tokenizer, key, by_pair, tables.pairs.vocabulary)} ({mass / total:.0%})"
+    for key, mass in parts
+  ]
+  rest = max(1 - sum(mass for _, mass in parts) / total, 0)
+  return f"fires on {', '.join(named)}; {rest:.0%} of its activation lies elsewhere"
+
+
+def _heaviest(
+  tables: Tables, rules: Rules, neuron: int, by_pair: bool
+) -> Iterator[tuple[int, float]]:
+  """Tokens or pairs and the activation there, in the order of how much variance they explain."""
+  if by_pair:
+    key, count, mass = tables.pairs.key_K, tables.pairs.count_K, tables.sum_KM[:, neuron]
+    expected = rules.pair_KM[:, neuron]
+  else:
+    key, count, mass = np.arange(len(tables.count_V)), tables.count_V, tables.sum_VM[:, neuron]
+    expected = rules.token_VM[:, neuron]
+  explained = count * np.maximum(expected - rules.mean_M[neuron], 0) ** 2
+  for i in np.argsort(-explained, kind="stable")[:_NAMED]:
+    yield int(key[i]), float(mass[i])
+
+
+def _quoted(tokenizer: Tokenizer, key: int, by_pair: bool, vocabulary: int) -> str:
+  if not by_pair:
+    return repr(tokenizer.decode([key]))
+  first, second = divmod(key, vocabulary)
+  return f"{tokenizer.decode([second])!r} after {tokenizer.decode([first])!r}"

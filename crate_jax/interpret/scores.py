@@ -1,0 +1,152 @@
+"""How well rules predict neurons, and how selective neurons are, without a language model."""
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from crate_jax.interpret.collect import Batch
+from crate_jax.interpret.rules import Rules, Tables
+
+# What is summed over tokens, of the activation a and a simulation s. Both are taken from the
+# neuron's mean in the explaining works, so that little is lost to rounding.
+SUMS = ("a", "aa", "s", "ss", "as")
+_CONSTANT = 1e-5  # of its second moment: a variance below is float32's rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+  """Sums over the tokens of each of W works, of M neurons; of works that are resampled as wholes.
+
+  Attributes:
+    tokens_W: how many there are.
+    token_WMS: `SUMS` with the simulation by token.
+    pair_WMS: with the simulation by pair.
+    null_WMS: with the simulation by pair of another neuron of the same layer.
+  """
+
+  tokens_W: np.ndarray
+  token_WMS: np.ndarray
+  pair_WMS: np.ndarray
+  null_WMS: np.ndarray
+
+
+def sums(batches: Iterable[Batch], rules: Rules, works: int, null_M: np.ndarray) -> Sums:
+  """Simulates a text and sums up, work by work.
+
+  Args:
+    batches: windows and activations on them.
+    rules: what simulates.
+    works: W.
+    null_M: the neuron whose simulation is each one's null.
+  """
+  M = len(rules.mean_M)
+  tokens_W = np.zeros(works, np.int64)
+  token_WMS, pair_WMS, null_WMS = (np.zeros((works, M, len(SUMS))) for _ in range(3))
+  mean_M = rules.mean_M.astype(np.float32)
+  for batch in batches:
+    a_LBTn = np.asarray(batch.a_LBTn)
+    L, _, T, n = a_LBTn.shape
+    for row, work in enumerate(batch.work_B):  # a window at a time stays in the processor's cache
+      a_TM = np.moveaxis(a_LBTn[:, row], 0, 1).reshape(T, L * n) - mean_M
+      simulated = rules.simulate(batch.tokens_BT[row : row + 1])
+      token_TM, pair_TM = (s[0] - mean_M for s in simulated)
+      a, aa = a_TM.sum(0), _products(a_TM, a_TM)
+      s, ss = pair_TM.sum(0), _products(pair_TM, pair_TM)
+      token = (token_TM.sum(0), _products(token_TM, token_TM), _products(a_TM, token_TM))
+      token_WMS[work] += np.stack([a, aa, *token], -1)
+      pair_WMS[work] += np.stack([a, aa, s, ss, _products(a_TM, pair_TM)], -1)
+      null = (s[null_M], ss[null_M], _products(a_TM, pair_TM[:, null_M]))
+      null_WMS[work] += np.stack([a, aa, *null], -1)
+      tokens_W[work] += T
+  return Sums(tokens_W, token_WMS, pair_WMS, null_WMS)
+
+
+def _products(x_TM: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
+  return np.einsum("tm,tm->m", x_TM, y_TM)
+
+
+def pearson(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  """Pearson's correlation of activation and simulation, NaN where either is constant.
+
+  Args:
+    sums: `SUMS` in the last axis.
+    tokens: how many were summed over; broadcast against the other axes.
+  """
+  a, aa, s, ss, both = np.moveaxis(sums, -1, 0) / tokens
+  a_variance, s_variance = aa - a * a, ss - s * s
+  defined = (a_variance > _CONSTANT * aa) & (s_variance > _CONSTANT * ss)
+  size = np.sqrt(np.where(defined, a_variance * s_variance, 1))
+  return np.where(defined, np.clip((both - a * s) / size, -1, 1), np.nan)
+
+
+def explained_variance(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  """1 - E (a - s)^2 / Var a of the simulation as it is, uncalibrated; NaN for a constant neuron.
+
+  Args: as of `pearson`.
+  """
+  a, aa, _, ss, both = np.moveaxis(sums, -1, 0) / tokens
+  variance = aa - a * a
+  defined = variance > _CONSTANT * aa
+  rest = (aa - 2 * both + ss) / np.where(defined, variance, 1)
+  return np.where(defined, 1 - rest, np.nan)
+
+
+def ranks(a_NM: np.ndarray) -> np.ndarray:
+  """Each neuron's ranks over tokens, from 1; ties share their mean."""
+  return scipy.stats.rankdata(a_NM, axis=0)
+
+
+def correlation(x_NM: np.ndarray, y_NM: np.ndarray) -> np.ndarray:
+  """Pearson's correlation of columns, NaN where either is constant; of ranks it is Spearman's."""
+  x_NM, y_NM = (z - z.mean(0, dtype=np.float64) for z in (x_NM, y_NM))
+  size = np.sqrt((x_NM**2).sum(0) * (y_NM**2).sum(0))
+  return np.divide((x_NM * y_NM).sum(0), size, out=np.full_like(size, np.nan), where=size > 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selectivity:
+  """Which tokens a neuron fires at; NaN for one that never does. A correlation does not see it.
+
+  Attributes:
+    purity_M: share of its firing that is at its most frequent token.
+    effective_tokens_M: 2^H with the entropy H, in bits, of the token where it fires.
+    adjusted_information_M: (I - I0) / (H - I0) with the mutual information I of firing and the
+      token, its value I0 at the token of another window, and the entropy H of firing: 1 where the
+      token decides, 0 where it says nothing.
+  """
+
+  purity_M: np.ndarray
+  effective_tokens_M: np.ndarray
+  adjusted_information_M: np.ndarray
+
+
+def selectivity(tables: Tables) -> Selectivity:
+  """From the sums that rules are made from."""
+  total_M = tables.fired_VM.sum(0, dtype=np.float64)
+  with np.errstate(invalid="ignore"):  # 0 / 0 of a neuron that never fires
+    share_VM = tables.fired_VM / total_M
+    entropy_M = scipy.special.entr(share_VM).sum(0)
+    rate_M = total_M / tables.count_V.sum()
+    uncertainty_M = _binary_entropy(rate_M)
+    real_M, null_M = (
+      uncertainty_M - _conditional(fired_VM, tables.count_V)
+      for fired_VM in (tables.fired_VM, tables.null_VM)
+    )
+    adjusted_M = np.where(
+      (rate_M > 0) & (rate_M < 1), (real_M - null_M) / (uncertainty_M - null_M), np.nan
+    )
+  return Selectivity(share_VM.max(0), np.exp(entropy_M), adjusted_M)
+
+
+def _conditional(fired_VM: np.ndarray, count_V: np.ndarray) -> np.ndarray:
+  """Entropy of firing given the token, in nats."""
+  seen = count_V > 0
+  share_VM = np.minimum(fired_VM[seen] / count_V[seen][:, None], 1)
+  return (count_V[seen] / count_V.sum()) @ _binary_entropy(share_VM)
+
+
+def _binary_entropy(p: np.ndarray) -> np.ndarray:
+  return scipy.special.entr(p) + scipy.special.entr(1 - p)

@@ -1,0 +1,264 @@
+"""A run measured in every state, what it leaves on disk, and its page in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import conftest
+import numpy as np
+import pyarrow.parquet
+import pytest
+import safetensors.numpy
+
+import crate_jax
+from crate_jax.errors import UserError
+from crate_jax.interpret import causal, compare_report, neurons_report, record, states
+from crate_jax.interpret.measure import COLUMNS
+from crate_jax.model.activations import Edit
+from crate_jax.training import loop
+
+ASKED = {"neurons": 20, "shown": 3, "tokens": 1 << 20, "seed": 0}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+  """Twenty works of three blocks each."""
+  words = "the cat sat on a mat and saw that dog run to his own red hat by it .".split()  # noqa: SIM905
+  rng = np.random.default_rng(0)
+  documents = [" ".join(rng.choice(words, 5000)) + f" {d}" for d in range(20)]
+  file = tmp_path_factory.mktemp("text") / "works.txt"
+  file.write_text("<|endoftext|>\n".join(documents))
+  return str(file)
+
+
+@pytest.fixture(scope="module")
+def measured(finished, text, tmp_path_factory):
+  """A run and the folder in which it was measured."""
+  _, workdir = finished
+  out = tmp_path_factory.mktemp("measured") / "neurons"
+  kept = states.kept(str(workdir), None, out, states.Asked(text, **ASKED))
+  return workdir, out, kept
+
+
+def test_a_record_is_read_as_it_was_written(measured):
+  _, out, kept = measured
+  again = record.read(out)
+  assert again.facts == json.loads(json.dumps(kept.facts))
+  np.testing.assert_array_equal(again.units_Ln, kept.units_Ln)
+  assert again.units_Ln.shape == (2, 20)
+  assert list(again.states) == list(record.STATES)
+  for name, state in kept.states.items():
+    assert again.states[name].rules == state.rules
+    for column in COLUMNS:
+      np.testing.assert_array_equal(again.states[name].columns[column], state.columns[column])
+    np.testing.assert_allclose(again.states[name].sums_WMS, state.sums_WMS, rtol=1e-6)
+  for state in record.STATES:
+    np.testing.assert_allclose(
+      again.scored(state, 1).scores(), again.states[state].columns["score"][20:], atol=1e-5
+    )
+
+
+def test_every_neuron_has_a_row_and_every_table_a_meaning(measured):
+  _, out, kept = measured
+  table = pyarrow.parquet.read_table(out / record.NEURONS)
+  assert table.num_rows == len(record.STATES) * kept.units_Ln.size
+  assert set(table.column_names) == {"state", "layer", "unit", "rule", *COLUMNS}
+
+
+def test_the_same_question_is_answered_from_disk_and_another_anew(measured, text, monkeypatch):
+  workdir, out, _ = measured
+  before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+  states.kept(str(workdir), None, out, states.Asked(text, **ASKED))
+  assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+
+  def measure(*_):
+    raise RuntimeError("measured anew")
+
+  monkeypatch.setattr(states, "measured", measure)
+  with pytest.raises(RuntimeError, match="measured anew"):
+    states.kept(str(workdir), None, out, states.Asked(text, **(ASKED | {"seed": 1})))
+
+
+def test_a_file_that_is_not_what_was_written_is_named(measured, tmp_path):
+  _, out, _ = measured
+  broken = shutil.copytree(out, tmp_path / "broken")
+  (broken / record.SUMS).write_bytes(b"nothing")
+  with pytest.raises(UserError, match=r"sums\.safetensors is not the file that manifest\.json"):
+    record.read(broken)
+
+
+def test_latents_are_the_activations_of_the_shown_neurons(measured):
+  workdir, out, kept = measured
+  run = crate_jax.load(workdir)
+  for layer in range(2):
+    (file,) = (out / "latents" / f"layer_{layer}").glob("*.safetensors")
+    arrays = safetensors.numpy.load(file.read_bytes())
+    tokens_BT, places = arrays["tokens"], arrays["locations"]
+    assert len(np.unique(places[:, 2])) <= ASKED["shown"]
+    assert np.isin(places[:, 2], kept.units_Ln[layer]).all()
+    codes_BTC = np.asarray(run.codes(tokens_BT))[layer]
+    wanted = codes_BTC[tuple(places.T)]
+    np.testing.assert_allclose(arrays["activations"], wanted, rtol=2e-3, atol=1e-6)
+    assert (arrays["activations"] != 0).all()
+
+
+def test_ablations_add_the_loss_that_an_edited_run_has(measured, text):
+  workdir, _, kept = measured
+  run = crate_jax.load(workdir)
+  found = states.read_text(run, str(workdir), states.Asked(text, **ASKED))
+  windows_NT = found.excerpts.of("score").tokens_NT[: causal.WINDOWS]
+
+  def loss(*edits):
+    logits = np.asarray(run.logits(windows_NT, edits=edits), np.float64)[:, :-1]
+    top = logits.max(-1, keepdims=True)
+    total = np.log(np.exp(logits - top).sum(-1)) + top[..., 0]
+    own = np.take_along_axis(logits, windows_NT[:, 1:, None], axis=-1)[..., 0]
+    return (total - own).mean()
+
+  added = kept.states[record.TRAINED].columns["added_loss"].reshape(2, -1)
+  shown = np.argwhere(~np.isnan(added))
+  assert len(shown) == 2 * ASKED["shown"]
+  for layer, place in shown[:3]:
+    edit = Edit(run.neurons, int(layer), int(kept.units_Ln[layer, place]))
+    assert added[layer, place] == pytest.approx(loss(edit) - loss(), abs=2e-6)
+
+
+def test_effects_on_logits_are_exact_in_the_last_layer_but_for_the_norm(measured):
+  """Logits move along the effect: what a unit adds before the last norm, which divides it."""
+  workdir, *_ = measured
+  run = crate_jax.load(workdir)
+  *_, effect_nV = causal.logit_effects(run.config.model, run.params, np.array([[0, 1], [2, 3]]))
+  tokens = np.arange(8)[None]
+  was = np.asarray(run.logits(tokens))[0]
+  edit = Edit(run.neurons, 1, 3, scale=1.0, add=1e-2)
+  moved = np.asarray(run.logits(tokens, edits=[edit]))[0] - was
+  for row in moved:
+    row = row - row.mean()
+    assert np.corrcoef(row, effect_nV[1])[0, 1] > 0.9
+
+
+def test_analysis_of_a_record_gives_every_layer_and_state(measured):
+  *_, kept = measured
+  analysis = neurons_report.analyse([kept], 0, draws=50)
+  assert len(analysis.lines) == 3 * (len(record.STATES) + 1)
+  for line in analysis.lines:
+    low, high = line.summary.interval
+    assert -1 <= low <= high <= 1
+  whole = analysis.differences[-1]
+  trained, init = (analysis.line(None, name).mean for name in (record.TRAINED, record.INIT))
+  assert whole.value == pytest.approx(trained - init)
+
+
+def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
+  workdir, _, kept = measured
+  config = conftest.small_config(conftest.write_text(tmp_path / "text.txt"), "gpt2")
+  loop.train(config, tmp_path / "gpt2")
+  other = states.kept(str(tmp_path / "gpt2"), None, tmp_path / "n", states.Asked(text, **ASKED))
+  kinds = compare_report.kinds({str(workdir): kept, "gpt2": other})
+  assert list(kinds) == ["crate", "gpt2"]
+  found = compare_report.compare(kinds, 0, draws=50)
+  assert [c.layer for c in found.contrasts] == [0, 1, None] * 3
+  plain = found.contrasts[2]
+  means = [found.analyses[name].line(None, record.TRAINED).mean for name in ("gpt2", "crate")]
+  assert plain.value == pytest.approx(means[0] - means[1])
+  assert "not of other seeds" in found.lead
+  with pytest.raises(UserError, match="names one kind of network"):
+    compare_report.kinds({str(workdir): kept})
+  elsewhere = record.Record(
+    kept.facts | {"windows_sha256": "x"}, kept.units_Ln, kept.tokens_W, kept.states
+  )
+  with pytest.raises(UserError, match=r"differ in windows.*--data"):
+    compare_report.kinds({"a": elsewhere, "b": other})
+
+
+def test_a_model_without_neurons_is_refused_by_its_key(finished, text, tmp_path):
+  config, _ = finished
+  config = config.copy_and_resolve_references()
+  config.model.architecture = "aot"
+  loop.train(config, tmp_path / "aot")
+  with pytest.raises(UserError, match=r"model\.features='none' has no neurons"):
+    states.kept(str(tmp_path / "aot"), None, tmp_path / "n", states.Asked(text, **ASKED))
+
+
+@pytest.fixture(scope="module")
+def page(finished, text, tmp_path_factory):
+  """The command's own page."""
+  _, workdir = finished
+  out = tmp_path_factory.mktemp("page")
+  done = subprocess.run(
+    [
+      sys.executable, "-m", "crate_jax.interpret.neurons", f"--workdir={workdir}", f"--out={out}",
+      f"--data={text}", "--neurons=20", "--shown=3",
+    ],
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  assert "mean score" in done.stdout
+  return out / "index.html"
+
+
+def test_the_page_asks_for_nothing_over_the_network(page):
+  html = page.read_text("utf-8")
+  assert not re.findall(r"(?:src|href|url\()=?[\"']?(?:https?:)?//", html)
+  assert (page.parent / "neurons.md").read_text("utf-8").startswith("# Neurons of run")
+
+
+STEPS = """
+<script>
+const seen = [];
+const look = () => seen.push({
+  title: document.querySelector(".neuron h3").textContent,
+  rule: (document.querySelector(".rule") || {}).textContent,
+  status: document.getElementById("status").textContent,
+  shaded: document.querySelectorAll(".excerpt span[style]").length,
+  excerpts: document.querySelectorAll(".excerpt").length,
+  hash: location.hash,
+});
+const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+const type = (text) => { search.value = text; search.dispatchEvent(new Event("input")); };
+look();
+press("ArrowRight"); look();
+press("ArrowLeft"); look();
+press("ArrowLeft"); look();
+press("/"); seen.push({focused: document.activeElement.id});
+type("1."+seen[0].title.match(/neuron (\\d+)/)[1]); look();
+type("no such text anywhere"); look();
+type(seen[0].rule.slice(0, 12)); look();
+press("Escape"); look();
+const out = document.createElement("pre"); out.id = "seen"; out.textContent = JSON.stringify(seen);
+document.body.append(out);
+</script>
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_page_works_from_a_file_and_by_keyboard(page, tmp_path):
+  copy = tmp_path / "page.html"
+  copy.write_text(page.read_text("utf-8").replace("</body>", STEPS + "</body>"), "utf-8")
+  flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
+  flags += " --disable-component-update --disable-sync --disable-quic --dump-dom"
+  done = subprocess.run(
+    [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", copy.as_uri()],
+    capture_output=True, text=True, timeout=120,
+  )  # fmt: skip
+  found = re.search(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)
+  assert found, done.stderr[-2000:]
+  seen = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+  start, right, back, left, focused, number, nothing, by_text, cleared = seen
+  assert "1 of 6 shown neurons" in start["status"]
+  assert "2 of 6" in right["status"]
+  assert right["title"] != start["title"]
+  assert back == start
+  assert "6 of 6" in left["status"]
+  assert start["excerpts"] > 0
+  assert start["hash"].startswith("#")
+  assert max(x["shaded"] for x in (start, right, left)) > 0
+  assert focused == {"focused": "search"}
+  assert "of" in number["status"]
+  assert "no shown neuron matches" in nothing["title"]
+  assert nothing["status"].startswith("0 of 0")
+  assert start["rule"][:12] in by_text["rule"]
+  assert "of 6 shown" in cleared["status"]

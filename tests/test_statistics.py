@@ -1,0 +1,106 @@
+"""Intervals on simulated studies of known truth, and matching and corrections on small cases."""
+
+import numpy as np
+import pytest
+
+from crate_jax.interpret import statistics
+from crate_jax.interpret.statistics import Scored
+
+STUDIES, WORKS, NEURONS, DRAWS = 200, 24, 60, 200
+
+
+def study(rng, *, seed_effect=0.0, sparse=False):
+  """Sums as of a network whose neurons' correlations scatter, on works that scatter too.
+
+  a = s * strength of the neuron * of the work + noise; s is standard normal.
+  """
+  strength_M = rng.normal(0.6 + seed_effect, 0.25, NEURONS)
+  tokens = 400
+  work_W = rng.normal(1, 0.15, WORKS)
+  sums = np.zeros((WORKS, NEURONS, 5))
+  for w in range(WORKS):
+    s = rng.normal(size=(tokens, NEURONS))
+    a = s * strength_M * work_W[w] + rng.normal(size=s.shape)
+    sums[w] = np.stack([a.sum(0), (a * a).sum(0), s.sum(0), (s * s).sum(0), (a * s).sum(0)], -1)
+  return Scored(sums, np.full(WORKS, tokens))
+
+
+def truth(rng, seed_effect=0.0):
+  """The mean score of endlessly many neurons on endlessly many works."""
+  strength = rng.normal(0.6 + seed_effect, 0.25, 1_000_000)
+  mean_work, square_work = 1.0, 1 + 0.15**2
+  return np.mean(strength * mean_work / np.sqrt(strength**2 * square_work + 1))
+
+
+def test_intervals_cover_what_they_should():
+  rng = np.random.default_rng(0)
+  wanted, covered = truth(rng), 0
+  for _ in range(STUDIES):
+    scored = study(rng)
+    counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
+    summary, _ = statistics.summarise([scored], counts_DW, rng)
+    covered += summary.interval[0] <= wanted <= summary.interval[1]
+  assert 0.90 <= covered / STUDIES <= 0.98
+
+
+def test_a_summary_counts_undefined_scores_both_ways():
+  sums = np.zeros((8, 4, 5))
+  rng = np.random.default_rng(0)
+  s = rng.normal(size=(8, 50))
+  for m, a in enumerate((s, -s, s + rng.normal(size=s.shape))):  # the fourth never fires
+    parts = [a.sum(1), (a * a).sum(1), s.sum(1), (s * s).sum(1), (a * s).sum(1)]
+    sums[:, m] = np.stack(parts, -1)
+  counts_DW = statistics.draw_works(8, 100, rng)
+  summary, drawn_D2 = statistics.summarise([Scored(sums, np.full(8, 50))], counts_DW, rng)
+  third = np.corrcoef((s + 0).ravel(), s.ravel())[0, 1]
+  assert third == pytest.approx(1)
+  scores = Scored(sums, np.full(8, 50)).scores()
+  assert scores[:2] == pytest.approx([1, -1])
+  assert np.isnan(scores[3])
+  assert (summary.n, summary.coverage) == (4, 0.75)
+  assert summary.mean == pytest.approx(scores[2] / 3)
+  assert summary.mean_zero == pytest.approx(scores[2] / 4)
+  assert summary.median == pytest.approx(scores[2])
+  assert summary.error == pytest.approx(np.std(drawn_D2[:, 0]), rel=1e-6)
+
+
+def test_seeds_are_the_top_level():
+  rng = np.random.default_rng(1)
+  counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
+  alike = [study(rng) for _ in range(3)]
+  apart = [study(rng, seed_effect=x) for x in (-0.4, 0.0, 0.4)]
+  narrow, _ = statistics.summarise(alike, counts_DW, rng)
+  wide, _ = statistics.summarise(apart, counts_DW, rng)
+  assert wide.interval[1] - wide.interval[0] > 2 * (narrow.interval[1] - narrow.interval[0])
+  assert narrow.n == 3 * NEURONS
+
+
+def test_matching_gives_both_the_same_rates():
+  rng = np.random.default_rng(0)
+  rate_a = 10 ** rng.uniform(-3, -1, 4000)
+  rate_b = 10 ** rng.uniform(-2, -0.3, 4000)
+  matched = statistics.match(rate_a, rate_b)
+  assert matched.weight_a_M.sum() == pytest.approx(matched.weight_b_M.sum())
+  assert 0.4 < matched.share_a < 0.6
+  assert 0.5 < matched.share_b < 0.7
+  assert 0.005 < matched.low < 0.02
+  assert 0.05 < matched.high <= 0.2
+  means = [
+    np.average(np.log10(rate), weights=weight)
+    for rate, weight in ((rate_a, matched.weight_a_M), (rate_b, matched.weight_b_M))
+  ]
+  assert means[0] == pytest.approx(means[1], abs=0.02)
+
+
+def test_what_has_no_common_support_is_not_matched():
+  matched = statistics.match(np.array([0.001, 0.002, 0.0]), np.array([0.3, 0.4]))
+  assert not matched.weight_a_M.any()
+  assert not matched.weight_b_M.any()
+  assert (matched.share_a, matched.share_b) == (0, 0)
+
+
+def test_p_values_are_two_sided_and_never_zero():
+  assert statistics.p_value(np.arange(1.0, 1000)) == pytest.approx(0.002)
+  assert statistics.p_value(-np.arange(1.0, 1000)) == pytest.approx(0.002)
+  assert statistics.p_value(np.linspace(-1, 1, 999)) == 1
+  assert np.isnan(statistics.p_value(np.array([np.nan])))
