@@ -28,7 +28,7 @@ def text(tmp_path_factory):
   """Twenty works of three blocks each."""
   words = "the cat sat on a mat and saw that dog run to his own red hat by it .".split()  # noqa: SIM905
   rng = np.random.default_rng(0)
-  documents = [" ".join(rng.choice(words, 5000)) + f" {d}" for d in range(20)]
+  documents = [" ".join(rng.choice(words, 5000)) + f" {d}\n" for d in range(20)]
   file = tmp_path_factory.mktemp("text") / "works.txt"
   file.write_text("<|endoftext|>\n".join(documents))
   return str(file)

@@ -139,8 +139,12 @@ def summarise(
     interval_zero=interval(drawn_D2[:, 1]),
     median=float(np.median(defined)) if len(defined) else math.nan,
     std=float(defined.std()) if len(defined) else math.nan,
-    error=float(np.nanstd(drawn_D2[:, 0])) if len(defined) else math.nan,
+    error=_std(drawn_D2[:, 0]),
   ), drawn_D2
+
+
+def _std(drawn_D: np.ndarray) -> float:
+  return math.nan if np.isnan(drawn_D).all() else float(np.nanstd(drawn_D))
 
 
 def over_seeds(drawn_GD2: np.ndarray, rng: np.random.Generator) -> np.ndarray:
