@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ TOP = 16  # windows kept where a neuron's activation peaks highest
 KEPT = 4  # windows kept of each interval and of each quantile
 _STRIDE = 4  # of the tokens counted in histograms
 
-See = Callable[[np.ndarray], jax.Array]  # tokens_BT to activations_LBTn
+Array = Any  # JAX's on a device, NumPy's once it is collected
+See = Callable[[np.ndarray], Array]  # tokens_BT to activations_LBTn
 
 
 class Network(NamedTuple):
@@ -102,7 +103,7 @@ class Batch(NamedTuple):
 
   tokens_BT: np.ndarray
   work_B: np.ndarray
-  a_LBTn: jax.Array
+  a_LBTn: Array
 
 
 def batches(see: See, excerpts: Excerpts, rows: int, words: str = "") -> Iterator[Batch]:
@@ -138,18 +139,18 @@ class State(NamedTuple):
     in_quantile_LnQ: likewise.
   """
 
-  windows: jax.Array
-  tokens: jax.Array
-  means_PLn: jax.Array
-  fired_Ln: jax.Array
-  largest_Ln: jax.Array
-  counts_LnB: jax.Array
-  top_LnK: jax.Array
-  top_at_LnK: jax.Array
-  interval_LnIR: jax.Array
-  quantile_LnQR: jax.Array
-  in_interval_LnI: jax.Array
-  in_quantile_LnQ: jax.Array
+  windows: Array
+  tokens: Array
+  means_PLn: Array
+  fired_Ln: Array
+  largest_Ln: Array
+  counts_LnB: Array
+  top_LnK: Array
+  top_at_LnK: Array
+  interval_LnIR: Array
+  quantile_LnQR: Array
+  in_interval_LnI: Array
+  in_quantile_LnQ: Array
 
 
 class Scale(NamedTuple):
@@ -161,8 +162,8 @@ class Scale(NamedTuple):
     edges_LnQ: between the quantiles of the windows' peaks, `QUANTILES` - 1 of them.
   """
 
-  width_Ln: jax.Array
-  edges_LnQ: jax.Array
+  width_Ln: Array
+  edges_LnQ: Array
 
 
 @jax.jit

@@ -111,7 +111,7 @@ def measure(
   sample_NTM, simulated_NTM = seen[1].sample(), _simulated(made, score, by_pair_M)
   areas, best = _probes(seen, (explain, score), tokenizer, layers)
   selectivity = scores.selectivity(tables)
-  collected = [s.result() for s in seen]
+  collected = seen[0].result(), seen[1].result()
   moments = collected[1].state.means_PLn.reshape(4, M)
   total = final.tokens_W.sum()
   token, pair = (scores.pearson(x.sum(0), total) for x in (final.token_WMS, final.pair_WMS))

@@ -110,7 +110,8 @@ def analyse(records: Sequence[Record], seed: int, draws: int = DRAWS) -> Analysi
   counts_DW = statistics.draw_works(
     len(first.tokens_W), draws, np.random.default_rng([seed, len(first.tokens_W)])
   )
-  lines, drawn = [], {}
+  lines: list[Line] = []
+  drawn: dict[tuple[int | None, str], np.ndarray] = {}
   for layer in (*range(first.layers), None):
     for name in (*STATES, NULL):
       state, null = (TRAINED, True) if name == NULL else (name, False)

@@ -45,7 +45,7 @@ def activations(
   chosen = Excerpts(
     excerpts.tokens_NT[needed], excerpts.work_N[needed], excerpts.set_N[needed], (), 0
   )
-  found = {}
+  found: dict[int, np.ndarray] = {}
   for batch in collect.batches(see, chosen, _ROWS, "excerpts"):
     for a_LTk in np.moveaxis(np.asarray(batch.a_LBTn), 1, 0):
       found[needed[len(found)]] = np.moveaxis(a_LTk, 1, 2)
@@ -71,11 +71,12 @@ def latents(
         at = np.flatnonzero(a_T)
         places.append(np.stack([np.full(len(at), window), at, np.full(len(at), unit)], 1))
         values.append(a_T[at])
-    arrays[layer] = {
+    of_layer: dict[str, np.ndarray] = {
       "locations": np.concatenate(places).astype(np.int64),
       "activations": np.concatenate(values).astype(np.float16),
       "tokens": excerpts.tokens_NT.astype(np.int64),
     }
+    arrays[layer] = of_layer
   return arrays
 
 
@@ -144,7 +145,7 @@ def _groups(measured: Measured, layer: int, neuron: int) -> list[tuple[str, list
           state.interval_LnIR[layer, neuron, i][:OF_INTERVAL].tolist(),
         )
       )
-  groups.append(("random, the same for every neuron", list(range(min(RANDOM, state.windows)))))
+  groups.append(("random, the same for every neuron", list(range(min(RANDOM, int(state.windows))))))
   return [(name, [w for w in windows if w >= 0]) for name, windows in groups]
 
 

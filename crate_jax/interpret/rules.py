@@ -63,7 +63,7 @@ class Tables:
     count_V: how often each token was seen.
     sum_VM: of the activations at each token.
     fired_VM: tokens at which a neuron is not zero, by the token.
-    null_VM: likewise, by the token at the same place of another window, which cannot be its cause.
+    null_VM: likewise, by the token a window and a half before, which is hardly its cause.
     next_V: how often each token was seen as the next one.
     next_VM: sum of the activations before each token.
     sum_KM: of the activations at the end of each pair.
@@ -88,7 +88,7 @@ def fit(batches: Iterable[Batch], pairs: Pairs, neurons: int) -> Tables:
   """Sums up a text.
 
   Args:
-    batches: windows and activations on them; two windows at a time at least.
+    batches: windows and activations on them.
     pairs: which pairs to tell apart.
     neurons: M, all layers' together.
   """
@@ -104,23 +104,17 @@ def fit(batches: Iterable[Batch], pairs: Pairs, neurons: int) -> Tables:
       next_V += np.bincount(tokens_BT[:, 1:].ravel(), minlength=V)
       a_LBTn = np.asarray(batch.a_LBTn)
       n = a_LBTn.shape[-1]
-      # The same token would stand there if windows were the same, and they are not.
-      other_BT = np.roll(tokens_BT, 1, axis=0)
-
-      def layer(
-        l: int, a: np.ndarray, tokens_BT=tokens_BT, pair_BT=pair_BT, other_BT=other_BT, n=n
-      ) -> None:
-        own = slice(l * n, (l + 1) * n)
-        a_NM = a.reshape(-1, n)
-        fires_NM = (a_NM != 0).astype(np.float32)
-        before_NM = a[:, :-1].reshape(-1, n)
-        _add(sums["sum"][:, own], tokens_BT.ravel(), a_NM)
-        _add(sums["fired"][:, own], tokens_BT.ravel(), fires_NM)
-        _add(sums["null"][:, own], other_BT.ravel(), fires_NM)
-        _add(sums["next"][:, own], tokens_BT[:, 1:].ravel(), before_NM)
-        _add(sums["pair"][:, own], pair_BT.ravel(), a_NM)
-
-      list(pool.map(layer, range(len(a_LBTn)), a_LBTn))
+      own = [slice(l * n, (l + 1) * n) for l in range(len(a_LBTn))]
+      rows = {
+        "sum": tokens_BT.ravel(),
+        "fired": tokens_BT.ravel(),
+        # Half a window and a window away, which is another window unless there is but one.
+        "null": np.roll(tokens_BT.ravel(), 3 * tokens_BT.shape[1] // 2),
+        "next": tokens_BT[:, 1:].ravel(),
+        "pair": pair_BT.ravel(),
+      }
+      of_layers = [{name: x[:, layer] for name, x in sums.items()} for layer in own]
+      list(pool.map(_add_layer, of_layers, [rows] * len(own), a_LBTn))
   return Tables(
     pairs,
     count_V,
@@ -131,6 +125,16 @@ def fit(batches: Iterable[Batch], pairs: Pairs, neurons: int) -> Tables:
     sums["next"],
     sums["pair"][:K],
   )
+
+
+def _add_layer(sums: dict[str, np.ndarray], rows: dict[str, np.ndarray], a_BTn: np.ndarray) -> None:
+  """Adds a layer's activations to its part of every table, whose rows are given for every token."""
+  a_Nn = a_BTn.reshape(-1, a_BTn.shape[-1])
+  fires_Nn = (a_Nn != 0).astype(np.float32)
+  before_Nn = a_BTn[:, :-1].reshape(-1, a_BTn.shape[-1])
+  what = {"sum": a_Nn, "fired": fires_Nn, "null": fires_Nn, "next": before_Nn, "pair": a_Nn}
+  for name, table in sums.items():
+    _add(table, rows[name], what[name])
 
 
 def _add(table_RM: np.ndarray, row_N: np.ndarray, a_NM: np.ndarray) -> None:
