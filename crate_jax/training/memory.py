@@ -3,7 +3,7 @@
 import ctypes
 
 # What `mallopt` of glibc calls its settings (malloc.h).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _LARGEST = 1 << 30  # bytes; the most that an int can say
 
 
@@ -16,5 +16,7 @@ def keep_freed() -> None:
   """
   library = ctypes.CDLL(None)
   if hasattr(library, "mallopt"):
+    # Other threads' arenas hold 64 MB at most, and take what is larger from the kernel all the same.
+    library.mallopt(_ARENA_MAX, 1)
     library.mallopt(_TRIM_THRESHOLD, _LARGEST)
     library.mallopt(_MMAP_THRESHOLD, _LARGEST)
