@@ -20,7 +20,7 @@ from crate_jax.evaluation import loss as loss_lib
 from crate_jax.evaluation.likelihood import Likelihood, Request
 from crate_jax.model import activations, lm, sampling
 from crate_jax.model.activations import Edit
-from crate_jax.training import checkpoint, memory
+from crate_jax.training import checkpoint
 from crate_jax.training import workdir as files
 
 __all__ = ["Edit", "Run", "load"]
@@ -207,8 +207,6 @@ def load(workdir: str | Path, step: int | None = None) -> Run:
     UserError: there is no such checkpoint, or the tokenizer beside it is not its own.
   """
   workdir = Path(workdir).expanduser()
-  if jax.default_backend() == "cpu":
-    memory.keep_freed()
 
   def read(store: checkpoint.Checkpoints, step: int) -> tuple[dict[str, Any], Config, lm.Params]:
     meta = store.meta(step)

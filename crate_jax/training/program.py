@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from crate_jax.config import Config
 from crate_jax.errors import UserError
 from crate_jax.model import attention, lm
-from crate_jax.training import memory, optim, sharding
+from crate_jax.training import optim, sharding
 from crate_jax.training.step import Metrics, TrainState, make_update
 
 
@@ -48,8 +48,6 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Progra
   if c.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
     raise UserError('model.dtype="float64" needs the environment variable JAX_ENABLE_X64=1.')
   mesh = sharding.make_mesh(c.mesh, devices)
-  if mesh.devices.flat[0].platform == "cpu":
-    memory.keep_freed()
   kernel = attention.choose_kernel(mesh.devices.flat[0], c.model)
   unroll = c.model.unroll if c.model.unroll is not None else _unrolls(mesh)
   model = lm.LM(dataclasses.replace(c.model, attention=kernel, unroll=unroll))
