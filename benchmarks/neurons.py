@@ -30,6 +30,7 @@ from crate_jax import config as config_lib
 from crate_jax.data import sources
 from crate_jax.data.tokenizer import make_tokenizer
 from crate_jax.interpret import collect, excerpts, rules, scores
+from crate_jax.interpret.network import Network, batches, choose
 from crate_jax.model import lm
 from crate_jax.training import report
 from crate_jax.training import workdir as files
@@ -49,11 +50,11 @@ def main() -> None:
   model = lm.LM(config_lib.resolve(c, 4096).model)
   params = jax.jit(lm.init_params, static_argnums=0)(model, jax.random.key(0))
   text = _text(WINDOWS.value)
-  units_Ln = collect.choose(model.config.codes, model.config.layers, 0, 0)
-  network = collect.Network(model, params, units_Ln)
+  units_Ln = choose(model.config.codes, model.config.layers, 0, 0)
+  network = Network(model, params, units_Ln)
   see, M = network.see(), units_Ln.size
   forward = jax.jit(lambda tokens_BT: model.apply({"params": params}, tokens_BT))
-  held = [b._replace(a_LBTn=np.asarray(b.a_LBTn)) for b in collect.batches(see, text, ROWS)]
+  held = [b._replace(a_LBTn=np.asarray(b.a_LBTn)) for b in batches(see, text, ROWS)]
   known = rules.pairs(text.tokens_NT, 4096)
   null_M = np.roll(np.arange(M), 1)
 
@@ -62,12 +63,12 @@ def main() -> None:
       jax.block_until_ready(forward(text.tokens_NT[first : first + ROWS]))
 
   def codes() -> None:
-    for batch in collect.batches(see, text, ROWS):
+    for batch in batches(see, text, ROWS):
       jax.block_until_ready(batch.a_LBTn)
 
   def collecting() -> collect.Collected:
     collector = collect.Collector(WINDOWS.value)
-    for _ in collector.through(collect.batches(see, text, ROWS)):
+    for _ in collector.through(batches(see, text, ROWS)):
       pass
     return collector.result()
 

@@ -21,7 +21,7 @@ from crate_jax import config as config_lib
 from crate_jax.config import Config, MeshConfig
 from crate_jax.errors import UserError
 from crate_jax.evaluation import loss
-from crate_jax.interpret import collect, excerpts
+from crate_jax.interpret import collect, excerpts, network
 from crate_jax.model import lm, sampling
 from crate_jax.training import checkpoint, hlo, optim, sharding
 from crate_jax.training import program as program_lib
@@ -183,10 +183,10 @@ def neurons_agree() -> None:
   for mesh in ("1", "2x2x2"):
     program = build(config(mesh))
     params = jax.device_get(program.init(jax.random.key(0)).params)
-    units_Ln = collect.choose(program.model.config.codes, 2, 10, 0)
-    see = collect.Network(program.model, params, units_Ln).see(program.batch_sharding.mesh)
+    units_Ln = network.choose(program.model.config.codes, 2, 10, 0)
+    see = network.Network(program.model, params, units_Ln).see(program.batch_sharding.mesh)
     collector = collect.Collector(80)
-    for _ in collector.through(collect.batches(see, text, 16)):
+    for _ in collector.through(network.batches(see, text, 16)):
       pass
     found.append(collector.result())
   one, other = (c.state for c in found)

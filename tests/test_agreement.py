@@ -7,7 +7,6 @@ import pytest
 
 from crate_jax.errors import UserError
 from crate_jax.interpret import agreement, sheet
-from crate_jax.interpret.record import PAGES
 
 
 def neuron(unit, rng):
@@ -33,8 +32,8 @@ def made(tmp_path):
     folder = tmp_path / name
     folder.mkdir()
     pages = {"tokens": tokens, "neurons": [neuron(i, rng) for i in range(40)]}
-    (folder / PAGES).write_text(json.dumps(pages))
-    models.append((name, folder))
+    (folder / "pages.json").write_text(json.dumps(pages))
+    models.append((name, folder / "pages.json"))
   count = sheet.write(tmp_path, models, 0)
   return tmp_path, count, json.loads((tmp_path / sheet.KEY).read_text())
 

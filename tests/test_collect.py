@@ -2,14 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import models
 import numpy as np
 import pytest
 import scipy.stats
 
 from crate_jax.interpret import collect
 from crate_jax.interpret.excerpts import Excerpts
-from crate_jax.model.activations import Edit
+from crate_jax.interpret.network import batches
 
 N, T, L, n = 70, 12, 2, 5
 
@@ -27,7 +26,7 @@ def seen():
   tokens_NT = np.random.default_rng(1).integers(50, size=(N, T)).astype(np.int32)
   excerpts = Excerpts(tokens_NT, np.zeros(N, int), np.zeros(N, int), ("a",), 0)
   collector = collect.Collector(N)
-  for _ in collector.through(collect.batches(_see, excerpts, 16)):
+  for _ in collector.through(batches(_see, excerpts, 16)):
     pass
   return collector.result(), np.asarray(_see(tokens_NT), np.float64)
 
@@ -108,28 +107,3 @@ def test_a_pass_keeps_no_more_of_a_longer_text():
     )
     sizes.append([x.shape for x in state])
   assert sizes[0] == sizes[1]
-
-
-def test_neurons_are_drawn_by_the_seed():
-  assert collect.choose(6, 2, 0, 0).tolist() == [[0, 1, 2, 3, 4, 5]] * 2
-  drawn = collect.choose(100, 2, 10, 3)
-  assert drawn.shape == (2, 10)
-  assert (np.diff(drawn) > 0).all()
-  np.testing.assert_array_equal(drawn, collect.choose(100, 2, 10, 3))
-  assert drawn[0].tolist() != drawn[1].tolist()
-  assert drawn.tolist() != collect.choose(100, 2, 10, 4).tolist()
-
-
-@models.every_part
-def test_a_network_shows_its_neurons_the_edited_too(name):
-  model = models.member(name)
-  params, tokens_BT = models.random_params(model), models.tokens(model)
-  units_Ln = collect.choose(model.config.codes, model.config.layers, 4, 0)
-  variables = {"params": params}
-  whole = collect.activations.neurons(model.config)
-  _, seen = collect.activations.apply(model, variables, tokens_BT, [whole])
-  wanted = np.take_along_axis(np.asarray(seen[whole]), units_Ln[:, None, None], axis=-1)
-  network = collect.Network(model, params, units_Ln)
-  np.testing.assert_allclose(network.see()(tokens_BT), wanted, rtol=1e-6, atol=1e-7)
-  silent = network._replace(edits=(Edit(whole),)).see()(tokens_BT)
-  assert not np.any(silent)

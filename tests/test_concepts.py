@@ -65,6 +65,3 @@ def test_probes_are_chosen_on_some_works_and_measured_on_others():
   concept_M, area_M = concepts.probes(chosen_QM, measured_QM)
   assert concept_M.tolist() == [0, -1, 0, -1]
   np.testing.assert_allclose(area_M, [0.8, np.nan, 0.7, np.nan])
-  neuron_Q, area_Q = concepts.best_neurons(chosen_QM, measured_QM)
-  assert neuron_Q.tolist() == [0, 2]
-  np.testing.assert_allclose(area_Q, [0.8, 0.9])

@@ -7,7 +7,8 @@ import planted
 import pytest
 
 from crate_jax.data.tokenizer import make_tokenizer
-from crate_jax.interpret import collect, rules, scores
+from crate_jax.interpret import rules, scores
+from crate_jax.interpret.network import batches
 
 EACH = 24
 
@@ -18,11 +19,11 @@ def judged(request) -> tuple[np.ndarray, np.ndarray, np.ndarray, scores.Selectiv
   excerpts, see = planted.planted(*request.param, each=EACH)
   explain = excerpts.of("explain")
   known = rules.pairs(explain.tokens_NT, 512)
-  tables = rules.fit(collect.batches(see, explain, 64), known, 5 * EACH)
+  tables = rules.fit(batches(see, explain, 64), known, 5 * EACH)
   made = rules.rules(tables)
   score = excerpts.of("score")
   null_M = np.random.default_rng(0).permutation(5 * EACH)
-  found = scores.sums(collect.batches(see, score, 64), made, len(score.works), null_M)
+  found = scores.sums(batches(see, score, 64), made, len(score.works), null_M)
   tokens = found.tokens_W.sum()
   by = [scores.pearson(x.sum(0), tokens) for x in (found.token_WMS, found.pair_WMS, found.null_WMS)]
   return *by, scores.selectivity(tables)
@@ -49,7 +50,7 @@ def test_tables_and_rules_are_those_of_plain_dictionaries():
   excerpts, see = planted.planted("markov", 5, each=2, windows=60)
   explain = excerpts.of("explain")
   known = rules.pairs(explain.tokens_NT, 512)
-  tables = rules.fit(collect.batches(see, explain, 7), known, 10)
+  tables = rules.fit(batches(see, explain, 7), known, 10)
   made = rules.rules(tables)
   a_NTM = see(explain.tokens_NT)[0].astype(np.float64)
   by_token, by_pair, by_next = (collections.defaultdict(list) for _ in range(3))
@@ -108,7 +109,7 @@ def test_a_rule_reads_as_a_sentence(tmp_path):
 
   excerpts = planted.Excerpts(tokens_NT, np.zeros(len(tokens_NT), int), None, ("a",), 0)
   known = rules.pairs(tokens_NT, tokenizer.vocab_size)
-  tables = rules.fit(collect.batches(see, excerpts, 8), known, 3)
+  tables = rules.fit(batches(see, excerpts, 8), known, 3)
   made = rules.rules(tables)
   words = [rules.sentence(tables, made, i, bool(i), tokenizer) for i in range(3)]
   assert words[0] == "fires on 'e' (100%); 0% of its activation lies elsewhere"

@@ -8,7 +8,8 @@ import planted
 import pytest
 import scipy.stats
 
-from crate_jax.interpret import collect, rules, scores
+from crate_jax.interpret import rules, scores
+from crate_jax.interpret.network import batches
 
 EACH = 4
 M = EACH * len(planted.KINDS)
@@ -20,10 +21,10 @@ def judged():
   excerpts, see = planted.planted("zipf", 3, each=EACH, windows=160)
   explain, score = excerpts.of("explain"), excerpts.of("score")
   known = rules.pairs(explain.tokens_NT, 512)
-  tables = rules.fit(collect.batches(see, explain, 32), known, M)
+  tables = rules.fit(batches(see, explain, 32), known, M)
   made = rules.rules(tables)
   null_M = np.roll(np.arange(M), 1)
-  found = scores.sums(collect.batches(see, score, 32), made, len(score.works), null_M)
+  found = scores.sums(batches(see, score, 32), made, len(score.works), null_M)
   return excerpts, see, tables, made, found, null_M
 
 

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import conftest
+import models
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -180,13 +182,43 @@ def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
     compare_report.kinds({"a": elsewhere, "b": other})
 
 
-def test_a_model_without_neurons_is_refused_by_its_key(finished, text, tmp_path):
-  config, _ = finished
-  config = config.copy_and_resolve_references()
-  config.model.architecture = "aot"
-  loop.train(config, tmp_path / "aot")
-  with pytest.raises(UserError, match=r"model\.features='none' has no neurons"):
-    states.kept(str(tmp_path / "aot"), None, tmp_path / "n", states.Asked(text, **ASKED))
+def test_score_against_loss_is_measured_at_every_checkpoint(finished, text, tmp_path):
+  _, workdir = finished
+  done = subprocess.run(
+    [
+      sys.executable, "-m", "crate_jax.interpret.tradeoff", f"--workdir={workdir}",
+      f"--out={tmp_path}", f"--data={text}", "--neurons=10",
+    ],
+    cwd=conftest.ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  written = json.loads((tmp_path / "tradeoff.json").read_text())
+  assert [p["step"] for p in written["points"]] == [5, 10]
+  assert "No two kinds reach the same loss" in (tmp_path / "tradeoff.md").read_text()
+  kept = record.read(tmp_path / "points" / f"{workdir.name}-10")
+  assert list(kept.states) == [record.TRAINED, record.OWN_TOP]
+  assert kept.states[record.TRAINED].loss == pytest.approx(written["points"][1]["loss"])
+  assert np.isnan(kept.states[record.TRAINED].columns["added_loss"]).all()
+
+
+def test_a_kill_while_files_change_leaves_no_manifest(measured, tmp_path, monkeypatch):
+  _, out, kept = measured
+  folder = shutil.copytree(out, tmp_path / "again")
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(record.atomic, "write", killed)
+  with pytest.raises(KeyboardInterrupt):
+    record.write(folder, kept, {}, {})
+  assert record.read(folder) is None
+
+
+def test_a_model_without_neurons_is_refused_by_its_key(tmp_path, monkeypatch):
+  run = types.SimpleNamespace(config=types.SimpleNamespace(model=models.config("aot")))
+  monkeypatch.setattr(states, "load", lambda *_: run)
+  with pytest.raises(UserError, match=r"runs/aot: model\.features='none' has no neurons"):
+    states.kept("runs/aot", None, tmp_path, states.Asked("", **ASKED))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crate_jax.interpret.collect import Network
+from crate_jax.interpret.network import Network
 from crate_jax.interpret.rules import Tables
 from crate_jax.model import activations, lm
 from crate_jax.model.activations import Edit

@@ -53,10 +53,16 @@ NAMES = (*_OF_TOKEN, *_OF_CONTEXT)
 RAREST = 20  # tokens that a concept must hold for, and those it must not
 
 
+@functools.lru_cache(maxsize=1)
+def _vocabulary(tokenizer: Tokenizer) -> tuple[list[str], np.ndarray]:
+  """Every token's text, and which concepts hold for it, whatever stands around it."""
+  texts = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
+  return texts, np.array([[bool(holds(t)) for holds in _OF_TOKEN.values()] for t in texts])
+
+
 def concepts(tokens_BT: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
   """Which concepts hold at each token, bool (B, T, Q) in the order of `NAMES`."""
-  vocabulary = [tokenizer.decode([i]) for i in range(tokenizer.vocab_size)]
-  of_VQ = np.array([[bool(holds(text)) for holds in _OF_TOKEN.values()] for text in vocabulary])
+  vocabulary, of_VQ = _vocabulary(tokenizer)
   here_BTQ = of_VQ[tokens_BT]
 
   def is_(name: str) -> np.ndarray:
@@ -126,16 +132,3 @@ def probes(chosen_on_QM: np.ndarray, measured_on_QM: np.ndarray) -> tuple[np.nda
   area_M = measured_on_QM[concept_M, neuron]
   area_M = np.where(chosen_on_QM[concept_M, neuron] < 0.5, 1 - area_M, area_M)
   return np.where(none_M, -1, concept_M), np.where(none_M, np.nan, area_M)
-
-
-def best_neurons(
-  chosen_on_QM: np.ndarray, measured_on_QM: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Each concept's neuron, chosen and measured as in `probes`: neuron_Q (-1: none), area_Q."""
-  off_QM = np.abs(np.nan_to_num(chosen_on_QM, nan=0.5) - 0.5)
-  neuron_Q = off_QM.argmax(1)
-  concept = np.arange(len(off_QM))
-  area_Q = measured_on_QM[concept, neuron_Q]
-  area_Q = np.where(chosen_on_QM[concept, neuron_Q] < 0.5, 1 - area_Q, area_Q)
-  none_Q = (off_QM[concept, neuron_Q] == 0) | np.isnan(area_Q)
-  return np.where(none_Q, -1, neuron_Q), np.where(none_Q, np.nan, area_Q)

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from crate_jax.data.tokenizer import Tokenizer
-from crate_jax.interpret import causal, collect, concepts, rules, scores
-from crate_jax.interpret.collect import Batch, Collected, Collector, Network, See
+from crate_jax.interpret import causal, concepts, rules, scores
+from crate_jax.interpret.collect import Collected, Collector
 from crate_jax.interpret.excerpts import Excerpts
+from crate_jax.interpret.network import Batch, Network, See, batches
 from crate_jax.interpret.rules import Rules, Tables
 from crate_jax.interpret.statistics import Scored
 
@@ -46,26 +47,20 @@ class Measured:
     by_pair_M: which rule is a neuron's: that by pair, or that by token.
     scored: of the neurons' own rules, all layers.
     null: of other neurons' rules.
-    explain: what was collected on the explaining works,
-    score: and on the scoring works.
-    tables: what the rules were made from; None if they were not kept.
-    rules: they; likewise.
-    best_neurons: each layer's neuron for each concept, and its area: (L, Q) each.
-    sample_NTM: activations on the first `SAMPLE` windows of the scoring works.
-    simulated_NTM: the rules' simulation of them.
+    collected: on the scoring works.
+    tables: what the rules were made from.
+    rules: they.
+    sample_NTM: activations on the first `SAMPLE` windows of the explaining works.
   """
 
   columns: dict[str, np.ndarray]
   by_pair_M: np.ndarray
   scored: Scored
   null: Scored
-  explain: Collected
-  score: Collected
+  collected: Collected
   tables: Tables
   rules: Rules
-  best_neurons: tuple[np.ndarray, np.ndarray]
   sample_NTM: np.ndarray
-  simulated_NTM: np.ndarray
 
 
 def measure(
@@ -92,27 +87,30 @@ def measure(
   M = layers * neurons
   explain, calibrate, score = (excerpts.of(name) for name in ("explain", "calibrate", "score"))
   pairs = rules.pairs(explain.tokens_NT, tokenizer.vocab_size)
-  seen = _Seen(explain), _Seen(score)
-  tables = rules.fit(seen[0].through(collect.batches(see, explain, rows, "explaining")), pairs, M)
+  samples = _Sample(), _Sample()
+  tables = rules.fit(samples[0].through(batches(see, explain, rows, "explaining")), pairs, M)
   made = rules.rules(tables)
   null_M = _others(layers, neurons, seed)
   works = len(excerpts.works)
-  chosen = scores.sums(collect.batches(see, calibrate, rows, "calibrating"), made, works, null_M)
+  chosen = scores.sums(batches(see, calibrate, rows, "calibrating"), made, works, null_M)
   by_token, by_pair = (
     np.nan_to_num(scores.pearson(x.sum(0), chosen.tokens_W.sum()), nan=-1)
     for x in (chosen.token_WMS, chosen.pair_WMS)
   )
   by_pair_M = by_pair > by_token
-  final = scores.sums(
-    seen[1].through(collect.batches(see, score, rows, "scoring")), made, works, null_M
-  )
+  collector = Collector(len(score.tokens_NT))
+  scoring = collector.through(samples[1].through(batches(see, score, rows, "scoring")))
+  final = scores.sums(scoring, made, works, null_M)
   own_WMS = np.where(by_pair_M[:, None], final.pair_WMS, final.token_WMS)
   scored, null = (Scored(x, final.tokens_W) for x in (own_WMS, final.null_WMS))
-  sample_NTM, simulated_NTM = seen[1].sample(), _simulated(made, score, by_pair_M)
-  areas, best = _probes(seen, (explain, score), tokenizer, layers)
+  ranks = [_ranks(sample.result()) for sample in samples]
+  simulated = made.simulate(score.tokens_NT[:SAMPLE])
+  simulated_NTM = np.where(by_pair_M, simulated[1], simulated[0])
+  areas = [_areas(r, s, tokenizer) for r, s in zip(ranks, (explain, score), strict=True)]
+  concept_M, area_M = concepts.probes(*areas)
   selectivity = scores.selectivity(tables)
-  collected = seen[0].result(), seen[1].result()
-  moments = collected[1].state.means_PLn.reshape(4, M)
+  collected = collector.result()
+  moments = collected.state.means_PLn.reshape(4, M)
   total = final.tokens_W.sum()
   token, pair = (scores.pearson(x.sum(0), total) for x in (final.token_WMS, final.pair_WMS))
   columns = {
@@ -121,34 +119,24 @@ def measure(
     "score_pair": pair,
     "score_null": null.scores(),
     "gain": pair - token,
-    "spearman": _spearman(sample_NTM, simulated_NTM),
+    "spearman": scores.correlation(ranks[1], _ranks(simulated_NTM)),
     "explained": scores.explained_variance(own_WMS.sum(0), total),
     "purity": selectivity.purity_M,
     "effective_tokens": selectivity.effective_tokens_M,
     "information": selectivity.adjusted_information_M,
-    "kurtosis": collected[1].kurtosis_Ln.ravel(),
-    "firing_rate": collected[1].firing_rate_Ln.ravel(),
+    "kurtosis": collected.kurtosis_Ln.ravel(),
+    "firing_rate": collected.firing_rate_Ln.ravel(),
     "mean": moments[0],
     "std": np.sqrt(moments[1]),
-    "largest": collected[1].state.largest_Ln.ravel(),
-    "concept": areas[0],
-    "concept_area": areas[1],
+    "largest": collected.state.largest_Ln.ravel(),
+    "concept": concept_M,
+    "concept_area": area_M,
     "agreement": np.full(M, np.nan),
     "added_loss": np.full(M, np.nan),
   }
   assert list(columns) == list(COLUMNS)
-  return Measured(
-    columns,
-    by_pair_M,
-    scored,
-    null,
-    *collected,
-    tables,
-    made,
-    best,
-    sample_NTM,
-    simulated_NTM,
-  )
+  sample_NTM = samples[0].result()
+  return Measured(columns, by_pair_M, scored, null, collected, tables, made, sample_NTM)
 
 
 def effects(measured: Measured, network: Network) -> None:
@@ -160,21 +148,21 @@ def effects(measured: Measured, network: Network) -> None:
     measured.columns["agreement"][own] = causal.agreement(effect_nV, measured.tables, layer * n)
 
 
-class _Seen(Collector):
-  """A pass that also keeps the first windows' activations."""
+class _Sample:
+  """The first windows' activations, kept whole while a text goes by."""
 
-  def __init__(self, excerpts: Excerpts) -> None:
-    super().__init__(len(excerpts.tokens_NT))
+  def __init__(self) -> None:
     self._kept: list[np.ndarray] = []
 
   def through(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-    for batch in super().through(batches):
+    """Looks at every batch and hands it on."""
+    for batch in batches:
       if (room := SAMPLE - sum(map(len, self._kept))) > 0:
         a_BTLn = np.moveaxis(np.asarray(batch.a_LBTn[:, :room]), 0, 2)
         self._kept.append(a_BTLn.reshape(*a_BTLn.shape[:2], -1))
       yield batch
 
-  def sample(self) -> np.ndarray:
+  def result(self) -> np.ndarray:
     """The activations, (N, T, M)."""
     return np.concatenate(self._kept)
 
@@ -190,30 +178,11 @@ def _others(layers: int, neurons: int, seed: int) -> np.ndarray:
   return np.concatenate(found)
 
 
-def _simulated(made: Rules, score: Excerpts, by_pair_M: np.ndarray) -> np.ndarray:
-  by_token, by_pair = made.simulate(score.tokens_NT[:SAMPLE])
-  return np.where(by_pair_M, by_pair, by_token)
+def _ranks(x_NTM: np.ndarray) -> np.ndarray:
+  return scores.ranks(x_NTM.reshape(-1, x_NTM.shape[-1]))
 
 
-def _spearman(sample_NTM: np.ndarray, simulated_NTM: np.ndarray) -> np.ndarray:
-  M = sample_NTM.shape[-1]
-  both = (scores.ranks(x.reshape(-1, M)) for x in (sample_NTM, simulated_NTM))
-  return scores.correlation(*both)
-
-
-def _probes(
-  seen: tuple[_Seen, _Seen], sets: tuple[Excerpts, Excerpts], tokenizer: Tokenizer, layers: int
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-  """Concepts of neurons, and neurons of concepts by layer; chosen where rules were made."""
-  found = []
-  for part, excerpts in zip(seen, sets, strict=True):
-    sample_NTM = part.sample()
-    holds_NTQ = concepts.concepts(excerpts.tokens_NT[: len(sample_NTM)], tokenizer)
-    ranks_NM = scores.ranks(sample_NTM.reshape(-1, sample_NTM.shape[-1]))
-    found.append(concepts.areas(ranks_NM, holds_NTQ.reshape(-1, holds_NTQ.shape[-1])))
-  of_layers = [np.split(x, layers, axis=1) for x in found]
-  best = [concepts.best_neurons(*pair) for pair in zip(*of_layers, strict=True)]
-  return concepts.probes(*found), (
-    np.stack([neuron for neuron, _ in best]),
-    np.stack([area for _, area in best]),
-  )
+def _areas(ranks_NM: np.ndarray, excerpts: Excerpts, tokenizer: Tokenizer) -> np.ndarray:
+  """Areas for every concept on the first windows."""
+  holds_NTQ = concepts.concepts(excerpts.tokens_NT[:SAMPLE], tokenizer)
+  return concepts.areas(ranks_NM, holds_NTQ.reshape(-1, holds_NTQ.shape[-1]))

@@ -277,10 +277,9 @@ def write(
     models: names, and the folders with their pages.
     seed: of the sheet.
   """
-  sheet.write(out, models, seed)
-  shown = [
-    {"name": name, **json.loads((folder / PAGES).read_text("utf-8"))} for name, folder in models
-  ]
+  files = [(name, folder / PAGES) for name, folder in models]
+  sheet.write(out, files, seed)
+  shown = [{"name": name, **json.loads(path.read_text("utf-8"))} for name, path in files]
   asset = resources.files("crate_jax.interpret") / "page"
   # "</script>" inside a string would end the element; in JSON "<\\/" is the same string.
   data = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")

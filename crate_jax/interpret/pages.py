@@ -7,9 +7,10 @@ import numpy as np
 
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.interpret import causal, collect, concepts
-from crate_jax.interpret.collect import INTERVALS, Network
+from crate_jax.interpret.collect import INTERVALS
 from crate_jax.interpret.excerpts import Excerpts
 from crate_jax.interpret.measure import Measured
+from crate_jax.interpret.network import Network, batches
 from crate_jax.interpret.record import INIT, TRAINED, Record
 
 BEFORE, AFTER = 24, 8  # tokens of an excerpt around its peak
@@ -34,7 +35,7 @@ def activations(
     a_LkT of every window that any of them needs, and each neuron's windows.
   """
   random = list(range(min(RANDOM, len(excerpts.tokens_NT))))
-  state = measured.score.state
+  state = measured.collected.state
   of = [
     [sorted({*collect.windows_of(state, layer, int(i)), *random}) for i in row]
     for layer, row in enumerate(shown_Lk)
@@ -46,7 +47,7 @@ def activations(
     excerpts.tokens_NT[needed], excerpts.work_N[needed], excerpts.set_N[needed], (), 0
   )
   found: dict[int, np.ndarray] = {}
-  for batch in collect.batches(see, chosen, _ROWS, "excerpts"):
+  for batch in batches(see, chosen, _ROWS, "excerpts"):
     for a_LTk in np.moveaxis(np.asarray(batch.a_LBTn), 1, 0):
       found[needed[len(found)]] = np.moveaxis(a_LTk, 1, 2)
   return found, of
@@ -118,8 +119,8 @@ def pages(
           "concept": concepts.NAMES[concept] if concept >= 0 else "",
           "init_score": _number(init[i]),
           "percentile": _percentile(columns["score"], int(i)),
-          "histogram": measured.score.state.counts_LnB[layer, i].tolist(),
-          "bin": _number(measured.score.scale.width_Ln[layer, i]),
+          "histogram": measured.collected.state.counts_LnB[layer, i].tolist(),
+          "bin": _number(measured.collected.scale.width_Ln[layer, i]),
           "raised": [[int(v), _number(effect_V[v])] for v in raised],
           "lowered": [[int(v), _number(effect_V[v])] for v in lowered],
           "excerpts": shown,
@@ -134,7 +135,7 @@ def pages(
 
 def _groups(measured: Measured, layer: int, neuron: int) -> list[tuple[str, list[int]]]:
   """Windows by what they are shown as: the top, the intervals from high to low, the random."""
-  state = measured.score.state
+  state = measured.collected.state
   groups = [("top", state.top_at_LnK[layer, neuron][:TOP].tolist())]
   for i in reversed(range(INTERVALS)):
     share = state.in_interval_LnI[layer, neuron, i] / state.windows

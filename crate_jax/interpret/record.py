@@ -108,6 +108,7 @@ def write(
     files[f"{folder}/0_{last}.safetensors"] = safetensors.numpy.save(arrays)
     described = {"width": last + 1, "ctx_len": int(arrays["tokens"].shape[1])}
     files[f"{folder}/config.json"] = json.dumps(described, indent=2).encode()
+  (out / MANIFEST).unlink(missing_ok=True)
   for name, data in files.items():
     atomic.write(out / name, data)
   digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from crate_jax.data.tokenizer import Tokenizer
-from crate_jax.interpret.collect import Batch
+from crate_jax.interpret.network import Batch
 
 SHRINKAGE = 5.0  # tokens' worth of the less specific expectation that every expectation starts with
 PAIRS = 16_384  # pairs of tokens that have an expectation of their own: the most frequent

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 import scipy.stats
 
-from crate_jax.interpret.collect import Batch
+from crate_jax.interpret.network import Batch
 from crate_jax.interpret.rules import Rules, Tables
 
 # What is summed over tokens, of the activation a and a simulation s. Both are taken from the

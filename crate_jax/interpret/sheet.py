@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from crate_jax.data import atomic
-from crate_jax.interpret.record import PAGES
 from crate_jax.page import STYLE
 
 SHEET = "sheet.html"
@@ -30,7 +29,7 @@ def write(out: Path, models: Sequence[tuple[str, Path]], seed: int) -> int:
 
   Args:
     out: the folder.
-    models: names, and the folders with their pages.
+    models: names, and the files with their pages.
     seed: of the draw, and of where the right answer stands.
 
   Returns:
@@ -39,8 +38,8 @@ def write(out: Path, models: Sequence[tuple[str, Path]], seed: int) -> int:
   rng = np.random.default_rng([seed, NEURONS])
   drawn = []
   each = -(-NEURONS // len(models))
-  for name, folder in models:
-    pages = json.loads((folder / PAGES).read_text("utf-8"))
+  for name, path in models:
+    pages = json.loads(path.read_text("utf-8"))
     usable = [q for neuron in pages["neurons"] if (q := _question(neuron, pages["tokens"], rng))]
     drawn += [(name, question) for question in usable[:each]]
   order = rng.permutation(len(drawn))[:NEURONS]

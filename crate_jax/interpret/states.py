@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from crate_jax.config import MeshConfig
 from crate_jax.data.tokenizer import Tokenizer
 from crate_jax.errors import UserError
-from crate_jax.interpret import causal, collect, excerpts, measure, pages, record, rules
-from crate_jax.interpret.collect import Network, See
+from crate_jax.interpret import causal, excerpts, measure, pages, record, rules
 from crate_jax.interpret.excerpts import Excerpts
 from crate_jax.interpret.measure import Measured
+from crate_jax.interpret.network import Network, See, choose
 from crate_jax.model import lm
 from crate_jax.model.activations import Edit
 from crate_jax.model.config import ModelConfig
@@ -173,7 +173,7 @@ def measured(
     the record, delphi's arrays by layer, and what the pages show.
   """
   config = run.config.model
-  units_Ln = collect.choose(config.codes, config.layers, asked.neurons, asked.seed)
+  units_Ln = choose(config.codes, config.layers, asked.neurons, asked.seed)
   shown_Lk = shown_units(units_Ln, asked.shown, asked.seed)
   L, n = units_Ln.shape
 
@@ -186,37 +186,41 @@ def measured(
       see, text.excerpts, run.tokenizer, layers=L, neurons=n, rows=rows, seed=asked.seed
     )
 
-  init = jax.jit(lm.init_params, static_argnums=0)(run.model, jax.random.key(run.config.seed))
-  networks = {
-    record.TRAINED: Network(run.model, run.params, units_Ln),
-    record.INIT: Network(run.model, init, units_Ln),
-    record.NO_ATTENTION: Network(run.model, run.params, units_Ln, (Edit("attention"),)),
-  }
+  network = Network(run.model, run.params, units_Ln)
   score = text.excerpts.of("score")
   made: dict[str, record.State] = {}
   trained = None
-  for name, network in networks.items():
-    if name not in asked.states:
+  for name in asked.states:
+    if name == record.OWN_TOP:
       continue
-    found = one(network.see(mesh))
-    measure.effects(found, network)
-    _ablate(found, network, score, shown_Lk)
-    loss = causal.loss(network, score.tokens_NT, _ROWS)
+    state = _in_state(network, name, run.config.seed)
+    found = one(state.see(mesh))
+    measure.effects(found, state)
+    if asked.shown:
+      _ablate(found, state, score, shown_Lk)
+    loss = causal.loss(state, score.tokens_NT, _ROWS)
     made[name] = _state(found, loss, run.tokenizer)
     trained = trained or found  # the others' tables go, which are large
   assert trained is not None
   if record.OWN_TOP in asked.states:
     top_M = np.quantile(trained.sample_NTM, _TOP, axis=(0, 1))
-    found = one(_above(networks[record.TRAINED].see(mesh), top_M.reshape(L, n)))
+    found = one(_above(network.see(mesh), top_M.reshape(L, n)))
     made[record.OWN_TOP] = _state(found, made[record.TRAINED].loss, run.tokenizer)
   whole = record.Record(described, units_Ln, trained.scored.tokens_W, made)
   if not asked.shown:
     return whole, {}, {}
-  network = networks[record.TRAINED]
   seen, of = pages.activations(network, score, trained, shown_Lk)
   latents = pages.latents(seen, of, score, np.take_along_axis(units_Ln, shown_Lk, axis=1))
   shown = pages.pages(network, trained, whole, score, run.tokenizer, shown_Lk, seen)
   return whole, latents, shown
+
+
+def _in_state(network: Network, name: str, seed: int) -> Network:
+  """The network as it was before training, or with attention zeroed, or as it is."""
+  if name == record.INIT:
+    init = jax.jit(lm.init_params, static_argnums=0)
+    return network._replace(params=init(network.model, jax.random.key(seed)))
+  return network._replace(edits=(Edit("attention"),)) if name == record.NO_ATTENTION else network
 
 
 def _state(found: Measured, loss: float, tokenizer: Tokenizer) -> record.State:

@@ -15,10 +15,10 @@ from crate_jax.interpret.neurons_report import DRAWS, number, spread
 from crate_jax.interpret.record import OWN_TOP, TRAINED, Record
 from crate_jax.interpret.statistics import Scored
 from crate_jax.page import Block, Code, Heading, Paragraph, Picture, Table, markdown
+from crate_jax.scaling.report.pictures import COLORS
 from crate_jax.training import checkpoint, report
 from crate_jax.training import workdir as files
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 LOSSES = 3  # at which kinds are compared, equally far apart in what both reach
 
 
