@@ -63,6 +63,19 @@ def test_a_record_is_read_as_it_was_written(measured):
     )
 
 
+def test_states_are_what_they_say(measured):
+  *_, kept = measured
+  trained, init, silent, top = (kept.states[name] for name in record.STATES)
+  assert trained.loss < init.loss
+  assert silent.loss != trained.loss == top.loss
+  # A uniform guess over the vocabulary of 257, almost: the init knows nothing.
+  assert init.loss == pytest.approx(np.log(257), abs=0.1)
+  fires = top.columns["firing_rate"]
+  assert (fires <= 0.03).all()
+  assert (fires <= trained.columns["firing_rate"] + 1e-9).all()
+  assert fires.max() > 0
+
+
 def test_every_neuron_has_a_row_and_every_table_a_meaning(measured):
   _, out, kept = measured
   table = pyarrow.parquet.read_table(out / record.NEURONS)
