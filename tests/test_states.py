@@ -71,9 +71,8 @@ def test_states_are_what_they_say(measured):
   # A uniform guess over the vocabulary of 257, almost: the init knows nothing.
   assert init.loss == pytest.approx(np.log(257), abs=0.1)
   fires = top.columns["firing_rate"]
-  assert (fires <= 0.03).all()
+  assert 0 < fires.mean() < 0.02  # a hundredth of other works' tokens
   assert (fires <= trained.columns["firing_rate"] + 1e-9).all()
-  assert fires.max() > 0
 
 
 def test_every_neuron_has_a_row_and_every_table_a_meaning(measured):
