@@ -1,4 +1,4 @@
-"""Answers that people gave on a sheet of `interpret.sheet`: read, scored, and whether they agree."""
+"""Answers that people gave on a sheet of `interpret.sheet`: read, scored, compared."""
 
 import csv
 from collections import Counter
