@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from crate_jax import config as config_lib
+from crate_jax import memory
 from crate_jax.errors import Lost, Stopped, UserError
 
 
@@ -27,6 +28,7 @@ def run(command: Callable[[], None], required: Sequence[str], instead: str = "")
     required: names of the flags without which there is nothing to do.
     instead: a flag with which only the first of those is needed.
   """
+  memory.keep_freed()
   try:
     _parse(sys.argv, required, instead)
     command()

@@ -15,8 +15,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
+from crate_jax import memory
 
 ROOT = Path(__file__).parents[1]
+memory.keep_freed()
 
 
 def pytest_configure(config: pytest.Config) -> None:

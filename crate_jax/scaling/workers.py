@@ -16,6 +16,7 @@ from types import FrameType
 import jax
 from ml_collections import ConfigDict
 
+from crate_jax import memory
 from crate_jax.errors import Stopped, UserError
 from crate_jax.scaling import cell as cell_lib
 from crate_jax.scaling import grid as grid_lib
@@ -140,6 +141,7 @@ def _work(config: ConfigDict, cell: Cell, workdir: Path, own: set[int], straight
   os.setsid()  # so that Ctrl-C reaches the sweep alone, which then asks each cell once
   if own:
     os.sched_setaffinity(0, own)  # before JAX makes its threads
+  memory.keep_freed()
   threading.Thread(target=_end_with_parent, daemon=True).start()
   path = cell_lib.log(workdir, cell)
   path.parent.mkdir(parents=True, exist_ok=True)
