@@ -44,6 +44,11 @@ class Pairs:
     pair_BT[:, 1:] = np.where(known, at, K)
     return pair_BT
 
+  def rows(self, tokens_BT: np.ndarray) -> np.ndarray:
+    """Row of each token in a table of V tokens and, after them, K pairs: its pair's if known."""
+    pair_BT = self.of(tokens_BT)
+    return np.where(pair_BT < len(self.key_K), self.vocabulary + pair_BT, tokens_BT)
+
 
 def pairs(tokens_NT: np.ndarray, vocabulary: int) -> Pairs:
   """The pairs that windows of text have, at most `PAIRS` of those seen at least `RAREST` times."""
@@ -94,37 +99,29 @@ def fit(batches: Iterable[Batch], pairs: Pairs, neurons: int) -> Tables:
   """
   V, K = pairs.vocabulary, len(pairs.key_K)
   count_V, next_V = np.zeros(V, np.int64), np.zeros(V, np.int64)
-  names = {"sum": V, "fired": V, "null": V, "next": V, "pair": K + 1}
-  sums = {name: np.zeros((rows, neurons), np.float32) for name, rows in names.items()}
+  lengths = {"own": V + K, "fired": V, "null": V, "next": V}
+  sums = {name: np.zeros((length, neurons), np.float32) for name, length in lengths.items()}
   with futures.ThreadPoolExecutor() as pool:
     for batch in batches:
       tokens_BT = batch.tokens_BT
-      pair_BT = pairs.of(tokens_BT)
       count_V += np.bincount(tokens_BT.ravel(), minlength=V)
       next_V += np.bincount(tokens_BT[:, 1:].ravel(), minlength=V)
       a_LBTn = np.asarray(batch.a_LBTn)
       n = a_LBTn.shape[-1]
       own = [slice(l * n, (l + 1) * n) for l in range(len(a_LBTn))]
       rows = {
-        "sum": tokens_BT.ravel(),
+        "own": pairs.rows(tokens_BT).ravel(),
         "fired": tokens_BT.ravel(),
         # Half a window and a window away, which is another window unless there is but one.
         "null": np.roll(tokens_BT.ravel(), 3 * tokens_BT.shape[1] // 2),
         "next": tokens_BT[:, 1:].ravel(),
-        "pair": pair_BT.ravel(),
       }
       of_layers = [{name: x[:, layer] for name, x in sums.items()} for layer in own]
       list(pool.map(_add_layer, of_layers, [rows] * len(own), a_LBTn))
-  return Tables(
-    pairs,
-    count_V,
-    sums["sum"],
-    sums["fired"],
-    sums["null"],
-    next_V,
-    sums["next"],
-    sums["pair"][:K],
-  )
+  # A pair's tokens are tokens too.
+  sum_VM, sum_KM = sums["own"][:V], sums["own"][V:]
+  _add(sum_VM, pairs.key_K % V, sum_KM)
+  return Tables(pairs, count_V, sum_VM, sums["fired"], sums["null"], next_V, sums["next"], sum_KM)
 
 
 def _add_layer(sums: dict[str, np.ndarray], rows: dict[str, np.ndarray], a_BTn: np.ndarray) -> None:
@@ -132,18 +129,27 @@ def _add_layer(sums: dict[str, np.ndarray], rows: dict[str, np.ndarray], a_BTn: 
   a_Nn = a_BTn.reshape(-1, a_BTn.shape[-1])
   fires_Nn = (a_Nn != 0).astype(np.float32)
   before_Nn = a_BTn[:, :-1].reshape(-1, a_BTn.shape[-1])
-  what = {"sum": a_Nn, "fired": fires_Nn, "null": fires_Nn, "next": before_Nn, "pair": a_Nn}
+  what = {"own": a_Nn, "fired": fires_Nn, "null": fires_Nn, "next": before_Nn}
   for name, table in sums.items():
     _add(table, rows[name], what[name])
 
 
 def _add(table_RM: np.ndarray, row_N: np.ndarray, a_NM: np.ndarray) -> None:
-  """Adds each row of a to a row of the table; a product with a sparse matrix is what is fast."""
-  rows, place_N = np.unique(row_N, return_inverse=True)
-  shape = (len(rows), len(row_N))
-  ones = np.ones(len(row_N), a_NM.dtype)
-  which = scipy.sparse.csr_matrix((ones, (place_N, np.arange(len(row_N)))), shape)
+  """Adds each row of a to a row of the table."""
+  rows, _, which = gathering(row_N)
   table_RM[rows] += which @ a_NM
+
+
+def gathering(row_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, scipy.sparse.csr_matrix]:
+  """How tokens are summed up by the row of a table that they belong to, which is sparse.
+
+  Returns:
+    the rows that there are, how many tokens each has, and the matrix that, times what is known of
+    each token, sums it up for each of these rows.
+  """
+  rows, place_N, count = np.unique(row_N, return_inverse=True, return_counts=True)
+  entries = np.ones(len(row_N), np.float32), (place_N, np.arange(len(row_N)))
+  return rows, count, scipy.sparse.csr_matrix(entries, (len(rows), len(row_N)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +170,20 @@ class Rules:
 
   def simulate(self, tokens_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Activations as the rules expect them, (B, T, M) each: by the token, and by the pair."""
-    by_token = self.token_VM[tokens_BT]
-    pair_BT = self.pairs.of(tokens_BT)
-    known = pair_BT < len(self.pair_KM)
+    by_token, by_pair = self.at(self.pairs.rows(tokens_BT).ravel())
+    M = len(self.mean_M)
+    return by_token.reshape(*tokens_BT.shape, M), by_pair.reshape(*tokens_BT.shape, M)
+
+  def at(self, row_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is expected at rows of `Pairs.rows`, (R, M) each: by the token, and by the pair."""
+    V = self.pairs.vocabulary
+    known = row_R >= V
+    pair = row_R[known] - V
+    token_R = row_R.copy()
+    token_R[known] = self.pairs.key_K[pair] % V
+    by_token = self.token_VM[token_R]
     by_pair = by_token.copy()
-    by_pair[known] = self.pair_KM[pair_BT[known]]
+    by_pair[known] = self.pair_KM[pair]
     return by_token, by_pair
 
 
@@ -177,7 +192,7 @@ def rules(tables: Tables) -> Rules:
 
   T[v] = (sum + alpha mu) / (n + alpha), and of a pair likewise towards T of its second token.
   """
-  mean_M = tables.mean_M
+  mean_M = tables.mean_M.astype(np.float32)
   token_VM = tables.sum_VM + np.float32(SHRINKAGE) * mean_M
   token_VM /= (tables.count_V[:, None] + SHRINKAGE).astype(np.float32)
   second_K = tables.pairs.key_K % tables.pairs.vocabulary

@@ -1,18 +1,21 @@
 """How well rules predict neurons, and how selective neurons are, without a language model."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable
+from concurrent import futures
 
 import numpy as np
 import scipy.special
 import scipy.stats
 
 from crate_jax.interpret.network import Batch
-from crate_jax.interpret.rules import Rules, Tables
+from crate_jax.interpret.rules import Rules, Tables, gathering
 
 # What is summed over tokens, of the activation a and a simulation s. Both are taken from the
 # neuron's mean in the explaining works, so that little is lost to rounding.
 SUMS = ("a", "aa", "s", "ss", "as")
+_GROUP = 4  # windows of a work that are summed up at once: they stay in the processor's cache
 _CONSTANT = 1e-5  # of its second moment: a variance below is float32's rounding
 
 
@@ -42,30 +45,54 @@ def sums(batches: Iterable[Batch], rules: Rules, works: int, null_M: np.ndarray)
     works: W.
     null_M: the neuron whose simulation is each one's null.
   """
-  M = len(rules.mean_M)
-  tokens_W = np.zeros(works, np.int64)
-  token_WMS, pair_WMS, null_WMS = (np.zeros((works, M, len(SUMS))) for _ in range(3))
-  mean_M = rules.mean_M.astype(np.float32)
-  for batch in batches:
-    a_LBTn = np.asarray(batch.a_LBTn)
-    L, _, T, n = a_LBTn.shape
-    for row, work in enumerate(batch.work_B):  # a window at a time stays in the processor's cache
-      a_TM = np.moveaxis(a_LBTn[:, row], 0, 1).reshape(T, L * n) - mean_M
-      simulated = rules.simulate(batch.tokens_BT[row : row + 1])
-      token_TM, pair_TM = (s[0] - mean_M for s in simulated)
-      a, aa = a_TM.sum(0), _products(a_TM, a_TM)
-      s, ss = pair_TM.sum(0), _products(pair_TM, pair_TM)
-      token = (token_TM.sum(0), _products(token_TM, token_TM), _products(a_TM, token_TM))
-      token_WMS[work] += np.stack([a, aa, *token], -1)
-      pair_WMS[work] += np.stack([a, aa, s, ss, _products(a_TM, pair_TM)], -1)
-      null = (s[null_M], ss[null_M], _products(a_TM, pair_TM[:, null_M]))
-      null_WMS[work] += np.stack([a, aa, *null], -1)
-      tokens_W[work] += T
-  return Sums(tokens_W, token_WMS, pair_WMS, null_WMS)
+  found = Sums(np.zeros(works, np.int64), *np.zeros((3, works, len(rules.mean_M), len(SUMS))))
+  with futures.ThreadPoolExecutor() as pool:
+    for batch in batches:
+      groups = [
+        np.flatnonzero(batch.work_B == work)[first : first + _GROUP]
+        for work, count in zip(*np.unique(batch.work_B, return_counts=True), strict=True)
+        for first in range(0, count, _GROUP)
+      ]
+      held = batch._replace(a_LBTn=np.asarray(batch.a_LBTn))
+      parts = pool.map(functools.partial(_sums, held, rules, null_M), groups)
+      for group, (token, pair, null) in zip(groups, parts, strict=True):
+        work = batch.work_B[group[0]]
+        found.tokens_W[work] += batch.tokens_BT[group].size
+        found.token_WMS[work] += token
+        found.pair_WMS[work] += pair
+        found.null_WMS[work] += null
+  return found
 
 
-def _products(x_TM: np.ndarray, y_TM: np.ndarray) -> np.ndarray:
-  return np.einsum("tm,tm->m", x_TM, y_TM)
+def _sums(
+  batch: Batch, rules: Rules, null_M: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Of some windows of a batch: `SUMS` by token, by pair and of the null, (M, 5) each.
+
+  A simulation is the same wherever it reads the same row of a table, so activations are first
+  summed up by row.
+  """
+  a_LGTn = batch.a_LBTn[:, group]
+  L, _, _, n = a_LGTn.shape
+  row_R, count_R, which = gathering(rules.pairs.rows(batch.tokens_BT[group]).ravel())
+  a_RM, aa_M = np.empty((len(row_R), L * n), np.float32), np.empty(L * n, np.float32)
+  for layer, a_GTn in enumerate(a_LGTn):
+    own = slice(layer * n, (layer + 1) * n)
+    a_Nn = a_GTn.reshape(-1, n) - rules.mean_M[own]
+    a_RM[:, own], aa_M[own] = which @ a_Nn, _products(a_Nn, a_Nn)
+  a_M, weight_R = a_RM.sum(0), count_R.astype(np.float32)
+
+  def of(s_RM: np.ndarray) -> np.ndarray:
+    s_M = np.einsum("r,rm->m", weight_R, s_RM)  # BLAS would want all cores
+    ss_M = _products(weight_R[:, None] * s_RM, s_RM)
+    return np.stack([a_M, aa_M, s_M, ss_M, _products(a_RM, s_RM)], -1)
+
+  token_RM, pair_RM = (s_RM - rules.mean_M for s_RM in rules.at(row_R))
+  return of(token_RM), of(pair_RM), of(np.take(pair_RM, null_M, axis=1))
+
+
+def _products(x_RM: np.ndarray, y_RM: np.ndarray) -> np.ndarray:
+  return np.einsum("rm,rm->m", x_RM, y_RM)
 
 
 def pearson(sums: np.ndarray, tokens: np.ndarray) -> np.ndarray:
