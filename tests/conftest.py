@@ -6,6 +6,8 @@ import os
 # before JAX starts, and inherited by every process that a test starts.
 os.environ.setdefault("NPROC", "16")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# What LLVM does for speed would take half of the tests' time; only last bits depend on it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import shutil
 import tempfile
