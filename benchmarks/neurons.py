@@ -29,7 +29,7 @@ from crate_jax import cli
 from crate_jax import config as config_lib
 from crate_jax.data import sources
 from crate_jax.data.tokenizer import make_tokenizer
-from crate_jax.interpret import collect, excerpts, rules, scores
+from crate_jax.interpret import collect, excerpts, measure, rules, scores
 from crate_jax.interpret.network import Network, batches, choose
 from crate_jax.model import lm
 from crate_jax.training import report
@@ -56,7 +56,7 @@ def main() -> None:
   forward = jax.jit(lambda tokens_BT: model.apply({"params": params}, tokens_BT))
   held = [b._replace(a_LBTn=np.asarray(b.a_LBTn)) for b in batches(see, text, ROWS)]
   known = rules.pairs(text.tokens_NT, 4096)
-  null_M = np.roll(np.arange(M), 1)
+  null_KM = np.stack([np.roll(np.arange(M), k) for k in range(1, measure.OTHERS + 1)])
 
   def plain() -> None:
     for first in range(0, WINDOWS.value, ROWS):
@@ -76,7 +76,7 @@ def main() -> None:
     return rules.fit(held, known, M)
 
   def scoring() -> scores.Sums:
-    return scores.sums(held, made, 1, null_M)
+    return scores.sums(held, made, 1, null_KM)
 
   seconds, results = {}, {}
   steps = {"forward": plain, "codes": codes, "collecting": collecting, "explaining": explaining}

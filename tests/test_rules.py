@@ -22,10 +22,13 @@ def judged(request) -> tuple[np.ndarray, np.ndarray, np.ndarray, scores.Selectiv
   tables = rules.fit(batches(see, explain, 64), known, 5 * EACH)
   made = rules.rules(tables)
   score = excerpts.of("score")
-  null_M = np.random.default_rng(0).permutation(5 * EACH)
-  found = scores.sums(batches(see, score, 64), made, len(score.works), null_M)
+  null_KM = np.random.default_rng(0).permutation(5 * EACH)[None]
+  found = scores.sums(batches(see, score, 64), made, len(score.works), null_KM)
   tokens = found.tokens_W.sum()
-  by = [scores.pearson(x.sum(0), tokens) for x in (found.token_WMS, found.pair_WMS, found.null_WMS)]
+  by = [
+    scores.pearson(x.sum(0), tokens)
+    for x in (found.token_WMS, found.pair_WMS, found.null_WKMS[:, 0])
+  ]
   return *by, scores.selectivity(tables)
 
 

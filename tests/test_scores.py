@@ -23,20 +23,21 @@ def judged():
   known = rules.pairs(explain.tokens_NT, 512)
   tables = rules.fit(batches(see, explain, 32), known, M)
   made = rules.rules(tables)
-  null_M = np.roll(np.arange(M), 1)
-  found = scores.sums(batches(see, score, 32), made, len(score.works), null_M)
-  return excerpts, see, tables, made, found, null_M
+  null_KM = np.stack([np.roll(np.arange(M), k) for k in (1, 3)])
+  found = scores.sums(batches(see, score, 32), made, len(score.works), null_KM)
+  return excerpts, see, tables, made, found, null_KM
 
 
 def test_a_score_is_numpys_correlation_of_the_stored_simulation(judged):
-  excerpts, see, _, made, found, null_M = judged
+  excerpts, see, _, made, found, null_KM = judged
   score = excerpts.of("score")
   a_NM = see(score.tokens_NT)[0].reshape(-1, M).astype(np.float64)
   by_token, by_pair = (s.reshape(-1, M).astype(np.float64) for s in made.simulate(score.tokens_NT))
   for sums_WMS, s_NM in (
     (found.token_WMS, by_token),
     (found.pair_WMS, by_pair),
-    (found.null_WMS, by_pair[:, null_M]),
+    (found.null_WKMS[:, 0], by_pair[:, null_KM[0]]),
+    (found.null_WKMS[:, 1], by_pair[:, null_KM[1]]),
   ):
     wanted = [np.corrcoef(a_NM[:, m], s_NM[:, m])[0, 1] for m in range(M)]
     got = scores.pearson(sums_WMS.sum(0), found.tokens_W.sum())

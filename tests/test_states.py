@@ -1,10 +1,13 @@
 """A run measured in every state, what it leaves on disk, and its page in a browser."""
 
+import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import types
 
 import conftest
@@ -187,11 +190,37 @@ def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
   assert "not of other seeds" in found.lead
   with pytest.raises(UserError, match="names one kind of network"):
     compare_report.kinds({str(workdir): kept})
-  elsewhere = record.Record(
-    kept.facts | {"windows_sha256": "x"}, kept.units_Ln, kept.tokens_W, kept.states
-  )
+  elsewhere = dataclasses.replace(kept, facts=kept.facts | {"windows_sha256": "x"})
   with pytest.raises(UserError, match=r"differ in windows.*--data"):
     compare_report.kinds({"a": elsewhere, "b": other})
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_leaves_the_same_files(finished, text, tmp_path):
+  _, workdir = finished
+  command = [sys.executable, "-m", "crate_jax.interpret.neurons", f"--workdir={workdir}"]
+  command += ["--out=neurons", f"--data={text}", "--neurons=8", "--shown=2"]
+
+  def start(folder):
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(conftest.ROOT)}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+
+  def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+  assert start(tmp_path / "whole").wait(timeout=300) == 0
+  killed = tmp_path / "killed"
+  # While it measures; when the first of its files is there; when the last of the record's is.
+  for some, seconds in (("nothing", 5), (record.NEURONS, 300), (record.MANIFEST, 300)):
+    process = start(killed)
+    deadline = time.monotonic() + seconds
+    while not (killed / "neurons" / some).exists() and time.monotonic() < deadline:
+      time.sleep(0.002)
+    process.kill()
+    assert process.wait(timeout=60) == -9
+  assert start(killed).wait(timeout=300) == 0
+  assert files(killed) == files(tmp_path / "whole")
 
 
 def test_score_against_loss_is_measured_at_every_checkpoint(finished, text, tmp_path):

@@ -64,6 +64,20 @@ def test_a_summary_counts_undefined_scores_both_ways():
   assert summary.error == pytest.approx(np.std(drawn_D2[:, 0]), rel=1e-6)
 
 
+def test_a_score_by_several_rules_is_the_mean_of_those_defined():
+  rng = np.random.default_rng(0)
+  first, second = study(rng), study(rng)
+  second.sums_WMS[:, 0, 2:] = 0  # a rule that is constant
+  both = Scored(np.stack([first.sums_WMS, second.sums_WMS], axis=1), first.tokens_W)
+  one, other = first.scores(), second.scores()
+  assert np.isnan(other[0])
+  np.testing.assert_allclose(both.scores(), [one[0], *(one[1:] + other[1:]) / 2])
+  counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
+  mean_D = statistics.means(both, counts_DW, rng)[:, 0]
+  assert mean_D.mean() == pytest.approx(both.scores().mean(), abs=0.02)
+  assert mean_D.std() < statistics.means(first, counts_DW, rng)[:, 0].std()
+
+
 def test_seeds_are_the_top_level():
   rng = np.random.default_rng(1)
   counts_DW = statistics.draw_works(WORKS, DRAWS, rng)

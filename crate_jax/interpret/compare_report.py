@@ -246,5 +246,9 @@ def blocks(kinds: Kinds, comparison: Comparison, command: str) -> list[Block]:
       neurons_report.beside_table(list(of_kind.values())),
     ]
   seeds = ", and above them the seeds" if several else ""
-  notes = neurons_report.NOTES.format(draws=DRAWS, seeds=seeds).replace("\n", " ").strip()
-  return [*found, Heading("What the columns are"), Paragraph(notes), Code(command)]
+  return [
+    *found,
+    Heading("What the columns are"),
+    neurons_report.notes(seeds),
+    Code(command),
+  ]

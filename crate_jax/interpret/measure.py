@@ -13,13 +13,14 @@ from crate_jax.interpret.network import Batch, Network, See, batches
 from crate_jax.interpret.rules import Rules, Tables
 from crate_jax.interpret.statistics import Scored
 
+OTHERS = 8  # of its layer, by whose rules each neuron is scored as a null
 SAMPLE = 48  # windows of a set that all neurons share, whose activations are kept whole
 # What is known of each neuron, in the order of the tables; and what it is.
 COLUMNS = {
   "score": "Pearson correlation of the activation with the rule's, on the scoring works",
   "score_token": "the same of the rule by token",
   "score_pair": "the same of the rule by pair of tokens",
-  "score_null": "the same of another neuron's rule",
+  "score_null": "the same of other neurons' rules by pair, their mean",
   "gain": "score_pair - score_token",
   "spearman": "rank correlation with the rule's, on the shared excerpts",
   "explained": "1 - E (a - s)^2 / Var a of the rule's simulation s",
@@ -82,7 +83,7 @@ def measure(
     layers: L.
     neurons: of each layer.
     rows: windows at a time.
-    seed: of which other neuron's rule is each one's null.
+    seed: of which other neurons' rules are each one's nulls.
   """
   M = layers * neurons
   explain, calibrate, score = (excerpts.of(name) for name in ("explain", "calibrate", "score"))
@@ -90,9 +91,9 @@ def measure(
   samples = _Sample(), _Sample()
   tables = rules.fit(samples[0].through(batches(see, explain, rows, "explaining")), pairs, M)
   made = rules.rules(tables)
-  null_M = _others(layers, neurons, seed)
+  null_KM = _others(layers, neurons, seed)
   works = len(excerpts.works)
-  chosen = scores.sums(batches(see, calibrate, rows, "calibrating"), made, works, null_M)
+  chosen = scores.sums(batches(see, calibrate, rows, "calibrating"), made, works, null_KM[:0])
   by_token, by_pair = (
     np.nan_to_num(scores.pearson(x.sum(0), chosen.tokens_W.sum()), nan=-1)
     for x in (chosen.token_WMS, chosen.pair_WMS)
@@ -100,9 +101,9 @@ def measure(
   by_pair_M = by_pair > by_token
   collector = Collector(len(score.tokens_NT))
   scoring = collector.through(samples[1].through(batches(see, score, rows, "scoring")))
-  final = scores.sums(scoring, made, works, null_M)
+  final = scores.sums(scoring, made, works, null_KM)
   own_WMS = np.where(by_pair_M[:, None], final.pair_WMS, final.token_WMS)
-  scored, null = (Scored(x, final.tokens_W) for x in (own_WMS, final.null_WMS))
+  scored, null = (Scored(x, final.tokens_W) for x in (own_WMS, final.null_WKMS))
   ranks = [_ranks(sample.result()) for sample in samples]
   simulated = made.simulate(score.tokens_NT[:SAMPLE])
   simulated_NTM = np.where(by_pair_M, simulated[1], simulated[0])
@@ -168,14 +169,15 @@ class _Sample:
 
 
 def _others(layers: int, neurons: int, seed: int) -> np.ndarray:
-  """For each neuron another one of its layer, every one once."""
+  """For each neuron up to `OTHERS` of its layer, (K, M); every one as often as any other."""
   found = []
   for layer in range(layers):
     order = np.random.default_rng([seed, layer]).permutation(neurons)
-    other = np.empty(neurons, int)
-    other[order] = np.roll(order, 1)
-    found.append(layer * neurons + other)
-  return np.concatenate(found)
+    other_Kn = np.empty((min(OTHERS, neurons - 1), neurons), int)
+    for k, other_n in enumerate(other_Kn, 1):
+      other_n[order] = np.roll(order, k)
+    found.append(layer * neurons + other_Kn)
+  return np.concatenate(found, axis=1)
 
 
 def _ranks(x_NTM: np.ndarray) -> np.ndarray:

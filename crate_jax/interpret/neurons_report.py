@@ -13,7 +13,8 @@ import numpy as np
 from crate_jax import page as page_lib
 from crate_jax.data import atomic
 from crate_jax.interpret import sheet, statistics
-from crate_jax.interpret.record import INIT, OWN_TOP, PAGES, STATES, TRAINED, Record
+from crate_jax.interpret.measure import OTHERS
+from crate_jax.interpret.record import INIT, NULL, OWN_TOP, PAGES, STATES, TRAINED, Record
 from crate_jax.interpret.statistics import Summary
 from crate_jax.page import Block, Code, Heading, Paragraph, Table
 from crate_jax.scaling.paired import holm
@@ -21,7 +22,6 @@ from crate_jax.scaling.paired import holm
 DRAWS = 1000
 NONE = "-"
 ALL = "all"
-NULL = "another's rule"
 # Medians over a layer's neurons that stand beside the scores; what they are is in measure.COLUMNS.
 BESIDE = (
   "purity",
@@ -43,9 +43,10 @@ draws, in each of which the neurons and the works are drawn again, each by itsel
 the share of the neurons whose score is defined; it is not where the activation or the rule is
 constant. "With zeros" counts those as 0. SD is over neurons, SE is the standard deviation of the
 mean over draws. **Random init** is the same network before training, from its own seed; "own top
-1 %" sets all activations of a neuron to zero but its largest hundredth; "another's rule" scores
-every neuron with the rule of another of its layer, which can explain nothing of it but what the
-layer's neurons share. p: two-sided, of no difference, corrected over the layers by Holm's method.
+1 %" sets all activations of a neuron to zero but its largest hundredth; "others' rules"
+scores every neuron with the rules of {others} others of its layer, and takes the mean: they can
+explain nothing of it but what the layer's neurons share. p: two-sided, of no difference, corrected
+over the layers by Holm's method.
 """
 
 
@@ -86,7 +87,7 @@ class Analysis:
   """What the tables of one network say, or of several that differ in their seed.
 
   Attributes:
-    lines: all layers' in every state, and another's rules.
+    lines: all layers' in every state, and by others' rules.
     differences: what training made of them.
   """
 
@@ -114,8 +115,7 @@ def analyse(records: Sequence[Record], seed: int, draws: int = DRAWS) -> Analysi
   drawn: dict[tuple[int | None, str], np.ndarray] = {}
   for layer in (*range(first.layers), None):
     for name in (*STATES, NULL):
-      state, null = (TRAINED, True) if name == NULL else (name, False)
-      scored = [record.scored(state, layer, null) for record in records]
+      scored = [record.scored(name, layer) for record in records]
       # A layer's neurons in two states are not the same draw: they are the same only by number.
       rng = np.random.default_rng([seed, layer if layer is not None else 1 << 20, len(drawn)])
       summary, drawn[layer, name] = statistics.summarise(scored, counts_DW, rng)
@@ -249,9 +249,15 @@ def blocks(record: Record, analysis: Analysis, command: str) -> list[Block]:
     Paragraph("Medians over the neurons for which a number is defined."),
     beside_table([record]),
     Heading("What the columns are"),
-    Paragraph(NOTES.format(draws=DRAWS, seeds="").replace("\n", " ").strip()),
+    notes(),
     Code(command),
   ]
+
+
+def notes(seeds: str = "") -> Paragraph:
+  """What the tables' columns and lines are; how seeds are drawn, if they are."""
+  text = NOTES.format(draws=DRAWS, others=OTHERS, seeds=seeds)
+  return Paragraph(text.replace("\n", " ").strip())
 
 
 def number(value: float, digits: int = 3) -> str:

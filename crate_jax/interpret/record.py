@@ -35,6 +35,7 @@ TRAINED, INIT, NO_ATTENTION, OWN_TOP = (
   "attention zeroed",
   "own top 1 %",
 )
+NULL = "others' rules"  # the trained network's
 STATES = (TRAINED, INIT, NO_ATTENTION, OWN_TOP)
 
 
@@ -46,14 +47,12 @@ class State:
     columns: `measure.COLUMNS`, (M,) each.
     rules: every neuron's, in words.
     sums_WMS: of the neurons' own rules.
-    null_WMS: of other neurons' rules.
     loss: of the network on the scoring windows, nats per token.
   """
 
   columns: dict[str, np.ndarray]
   rules: list[str]
   sums_WMS: np.ndarray
-  null_WMS: np.ndarray
   loss: float
 
 
@@ -66,12 +65,14 @@ class Record:
     units_Ln: the neurons of each layer.
     tokens_W: tokens of each work that was scored on.
     states: by name, see `STATES`.
+    null_WKMS: of the trained neurons by others' rules.
   """
 
   facts: dict[str, Any]
   units_Ln: np.ndarray
   tokens_W: np.ndarray
   states: dict[str, State]
+  null_WKMS: np.ndarray
 
   @property
   def layers(self) -> int:
@@ -83,11 +84,10 @@ class Record:
     n = self.units_Ln.shape[1]
     return slice(None) if layer is None else slice(layer * n, (layer + 1) * n)
 
-  def scored(self, state: str, layer: int | None, null: bool = False) -> Scored:
-    """What a mean over a layer's neurons is made from."""
-    found = self.states[state]
-    sums_WMS = found.null_WMS if null else found.sums_WMS
-    return Scored(sums_WMS[:, self.of_layer(layer)], self.tokens_W)
+  def scored(self, state: str, layer: int | None) -> Scored:
+    """What a mean over a layer's neurons is made from, in a state or by others' rules."""
+    sums_WMS = self.null_WKMS if state == NULL else self.states[state].sums_WMS
+    return Scored(sums_WMS[..., self.of_layer(layer), :], self.tokens_W)
 
 
 def write(
@@ -141,10 +141,11 @@ def read(out: Path, facts: dict[str, Any] | None = None) -> Record | None:
       {column: rows[column].to_numpy() for column in COLUMNS},
       rows["rule"].to_pylist(),
       arrays[f"{name}/own"].astype(np.float64),
-      arrays[f"{name}/null"].astype(np.float64),
       float(arrays[f"{name}/loss"]),
     )
-  return Record(manifest, arrays["units"], arrays["tokens"], states)
+  return Record(
+    manifest, arrays["units"], arrays["tokens"], states, arrays["null"].astype(np.float64)
+  )
 
 
 def _table(record: Record) -> bytes:
@@ -164,8 +165,8 @@ def _table(record: Record) -> bytes:
 
 def _sums(record: Record) -> bytes:
   arrays = {"units": record.units_Ln.astype(np.int64), "tokens": record.tokens_W.astype(np.int64)}
+  arrays["null"] = record.null_WKMS.astype(np.float32)
   for name, state in record.states.items():
     arrays[f"{name}/own"] = state.sums_WMS.astype(np.float32)
-    arrays[f"{name}/null"] = state.null_WMS.astype(np.float32)
     arrays[f"{name}/loss"] = np.array(state.loss)
   return safetensors.numpy.save(arrays)

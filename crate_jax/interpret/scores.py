@@ -27,25 +27,28 @@ class Sums:
     tokens_W: how many there are.
     token_WMS: `SUMS` with the simulation by token.
     pair_WMS: with the simulation by pair.
-    null_WMS: with the simulation by pair of another neuron of the same layer.
+    null_WKMS: with the simulations by pair of K other neurons.
   """
 
   tokens_W: np.ndarray
   token_WMS: np.ndarray
   pair_WMS: np.ndarray
-  null_WMS: np.ndarray
+  null_WKMS: np.ndarray
 
 
-def sums(batches: Iterable[Batch], rules: Rules, works: int, null_M: np.ndarray) -> Sums:
+def sums(batches: Iterable[Batch], rules: Rules, works: int, null_KM: np.ndarray) -> Sums:
   """Simulates a text and sums up, work by work.
 
   Args:
     batches: windows and activations on them.
     rules: what simulates.
     works: W.
-    null_M: the neuron whose simulation is each one's null.
+    null_KM: the K neurons whose simulations are each one's null; K may be 0.
   """
-  found = Sums(np.zeros(works, np.int64), *np.zeros((3, works, len(rules.mean_M), len(SUMS))))
+  K, M = null_KM.shape
+  token_WMS, pair_WMS = np.zeros((2, works, M, len(SUMS)))
+  null_WKMS = np.zeros((works, K, M, len(SUMS)))
+  found = Sums(np.zeros(works, np.int64), token_WMS, pair_WMS, null_WKMS)
   with futures.ThreadPoolExecutor() as pool:
     for batch in batches:
       groups = [
@@ -54,20 +57,20 @@ def sums(batches: Iterable[Batch], rules: Rules, works: int, null_M: np.ndarray)
         for first in range(0, count, _GROUP)
       ]
       held = batch._replace(a_LBTn=np.asarray(batch.a_LBTn))
-      parts = pool.map(functools.partial(_sums, held, rules, null_M), groups)
+      parts = pool.map(functools.partial(_sums, held, rules, null_KM), groups)
       for group, (token, pair, null) in zip(groups, parts, strict=True):
         work = batch.work_B[group[0]]
         found.tokens_W[work] += batch.tokens_BT[group].size
         found.token_WMS[work] += token
         found.pair_WMS[work] += pair
-        found.null_WMS[work] += null
+        found.null_WKMS[work] += null
   return found
 
 
 def _sums(
-  batch: Batch, rules: Rules, null_M: np.ndarray, group: np.ndarray
+  batch: Batch, rules: Rules, null_KM: np.ndarray, group: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of some windows of a batch: `SUMS` by token, by pair and of the null, (M, 5) each.
+  """Of some windows of a batch: `SUMS` by token, by pair, (M, 5), and of nulls, (K, M, 5).
 
   A simulation is the same wherever it reads the same row of a table, so activations are first
   summed up by row.
@@ -88,7 +91,12 @@ def _sums(
     return np.stack([a_M, aa_M, s_M, ss_M, _products(a_RM, s_RM)], -1)
 
   token_RM, pair_RM = (s_RM - rules.mean_M for s_RM in rules.at(row_R))
-  return of(token_RM), of(pair_RM), of(np.take(pair_RM, null_M, axis=1))
+  pair_MS = of(pair_RM)
+  null_KMS = np.empty((*null_KM.shape, len(SUMS)), np.float32)
+  for null_MS, null_M in zip(null_KMS, null_KM, strict=True):
+    both_M = _products(a_RM, np.take(pair_RM, null_M, axis=1))
+    null_MS[:] = np.stack([a_M, aa_M, *pair_MS[null_M, 2:4].T, both_M], -1)
+  return of(token_RM), pair_MS, null_KMS
 
 
 def _products(x_RM: np.ndarray, y_RM: np.ndarray) -> np.ndarray:

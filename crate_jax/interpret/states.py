@@ -206,7 +206,7 @@ def measured(
     top_M = np.quantile(trained.sample_NTM, _TOP, axis=(0, 1))
     found = one(_above(network.see(mesh), top_M.reshape(L, n)))
     made[record.OWN_TOP] = _state(found, made[record.TRAINED].loss, run.tokenizer)
-  whole = record.Record(described, units_Ln, trained.scored.tokens_W, made)
+  whole = record.Record(described, units_Ln, trained.scored.tokens_W, made, trained.null.sums_WMS)
   if not asked.shown:
     return whole, {}, {}
   seen, of = pages.activations(network, score, trained, shown_Lk)
@@ -228,7 +228,7 @@ def _state(found: Measured, loss: float, tokenizer: Tokenizer) -> record.State:
     rules.sentence(found.tables, found.rules, i, bool(by_pair), tokenizer)
     for i, by_pair in enumerate(found.by_pair_M)
   ]
-  return record.State(found.columns, sentences, found.scored.sums_WMS, found.null.sums_WMS, loss)
+  return record.State(found.columns, sentences, found.scored.sums_WMS, loss)
 
 
 def _mesh(config: MeshConfig) -> Mesh:

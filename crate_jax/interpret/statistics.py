@@ -15,6 +15,7 @@ import numpy as np
 from crate_jax.interpret.scores import pearson
 
 LEVEL = 0.95
+_AT_ONCE = 16  # draws that are one matrix product
 _BINS = 4  # of firing rates to a factor of ten, in which neurons are matched
 
 
@@ -23,7 +24,8 @@ class Scored:
   """What a mean over neurons is made from: sums over the tokens of each work (`scores.Sums`).
 
   Attributes:
-    sums_WMS: of one layer's neurons, or of several layers'.
+    sums_WMS: of one layer's neurons, or of several layers'; (W, K, M, S) where each is scored by K
+      rules, and its score is the mean of those that are defined.
     tokens_W: of the works.
     weight_M: what each neuron counts; None for all the same.
   """
@@ -34,7 +36,17 @@ class Scored:
 
   def scores(self) -> np.ndarray:
     """Every neuron's correlation on all works together, NaN where it is undefined."""
-    return pearson(self.sums_WMS.sum(0), self.tokens_W.sum())
+    return _scores(self.sums_WMS.sum(0), self.tokens_W.sum())
+
+
+def _scores(sums_MS: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  score_M = pearson(sums_MS, tokens)
+  if score_M.ndim == 1:
+    return score_M
+  defined_KM = ~np.isnan(score_M)
+  total_M = np.where(defined_KM, score_M, 0).sum(0)
+  count_M = defined_KM.sum(0)
+  return np.where(count_M > 0, total_M / np.maximum(count_M, 1), np.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,15 +89,19 @@ def means(scored: Scored, counts_DW: np.ndarray, rng: np.random.Generator) -> np
     counts_DW: how often each work is drawn.
     rng: draws the neurons.
   """
-  _, M, S = scored.sums_WMS.shape
-  flat_WX = scored.sums_WMS.reshape(len(scored.sums_WMS), M * S)
+  W, *shape = scored.sums_WMS.shape
+  M = shape[-2]
+  flat_WX = scored.sums_WMS.reshape(W, -1)
   weight_M = np.ones(M) if scored.weight_M is None else scored.weight_M
   found = np.full((len(counts_DW), 2), np.nan)
-  for d, counts_W in enumerate(counts_DW.astype(float)):
-    if not (tokens := counts_W @ scored.tokens_W):
-      continue
-    score_M = pearson((counts_W @ flat_WX).reshape(M, S), tokens)
-    found[d] = _two_means(score_M, weight_M * rng.multinomial(M, np.full(M, 1 / M)))
+  tokens_D = counts_DW @ scored.tokens_W
+  for first in range(0, len(counts_DW), _AT_ONCE):
+    drawn_DX = counts_DW[first : first + _AT_ONCE].astype(float) @ flat_WX
+    for d, drawn_X in enumerate(drawn_DX, first):
+      drawn_M = rng.multinomial(M, np.full(M, 1 / M))
+      if tokens_D[d]:
+        score_M = _scores(drawn_X.reshape(shape), tokens_D[d])
+        found[d] = _two_means(score_M, weight_M * drawn_M)
   return found
 
 
