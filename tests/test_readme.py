@@ -77,7 +77,9 @@ def copy(tmp_path):
     if name and (conftest.ROOT / name).is_file():
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy(conftest.ROOT / name, folder / name)
-  return folder, os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+  # Without the tests' XLA_FLAGS, which would make the long run longer.
+  kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+  return folder, kept | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
 
 def check(folder, environment, slow=True):
