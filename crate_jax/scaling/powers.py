@@ -121,8 +121,9 @@ def _linear(
   power_JR = problem.own_JR * np.exp(-exponent_J[:, None] * problem.x_JR)
   basis_QR = np.concatenate([np.ones((1, power_JR.shape[1])), power_JR])
   weight_SR = problem.weight_SR / problem.target_SR**2 if problem.log else problem.weight_SR
-  gram_SQQ = np.tensordot(weight_SR, basis_QR[:, None] * basis_QR, ([1], [2]))
-  moment_SQ = (weight_SR * problem.target_SR) @ basis_QR.T
+  # Products of the whole by BLAS would round differently with how many data sets there are.
+  gram_SQQ = (weight_SR[:, None, None] * (basis_QR[:, None] * basis_QR)).sum(-1)
+  moment_SQ = ((weight_SR * problem.target_SR)[:, None] * basis_QR).sum(-1)
   theta_SP = np.empty_like(low_SP)
   theta_SP[:, 0] = np.clip(_solve(gram_SQQ, moment_SQ)[:, 0], low_SP[:, 0], high_SP[:, 0])
   rest_SJ = moment_SQ[:, 1:] - theta_SP[:, :1] * gram_SQQ[:, 1:, 0]
