@@ -7,6 +7,9 @@
 A sweep for two CPU cores: CRATE and GPT-2, two layers of width 128 first, 0.6 M to 4.9 M tokens,
 three seeds, then other depths and widths. configs/plateau_pile.py has the paper's sizes.
 
+Argument: nothing, or NAME+NAME+... of other presets to train by the same recipe
+(configs/plateau.py:crate_alpha).
+
 The shortest length allows 30 updates of warm-up. With 7 (lengths from 0.15 M tokens on) one seed of
 GPT-2 in three fell 0.15 nats behind for good, which hides the gap that is asked for (the command
 above with --config.optimizer.warmup_steps=7 --config.sweep.steps="(150,300,600,1200)", and the
@@ -16,9 +19,11 @@ trials at 150 and 1,200).
 from ml_collections import config_dict
 
 from configs import base
+from crate_jax.errors import UserError
+from crate_jax.model.presets import PRESETS
 
 
-def get_config() -> config_dict.ConfigDict:
+def get_config(argument: str = "crate+gpt2") -> config_dict.ConfigDict:
   """Lengths that double, of batches of 1,024 tokens; a fifth of every length decays to zero."""
   c = base.get_config("2L")
   c.model.context = 256
@@ -36,13 +41,19 @@ def get_config() -> config_dict.ConfigDict:
   c.checkpoint.every_minutes = 10.0
   c.mesh.topology = "v5e:2x2"
 
+  names = [name for name in argument.split("+") if name]
+  for name in names:
+    if name not in PRESETS:
+      raise UserError(
+        f"The config's argument names {name!r}, which is none of {', '.join(PRESETS)}."
+      )
   s = c.sweep
-  s.variants = config_dict.ConfigDict({"crate": "architecture=crate", "gpt2": "architecture=gpt2"})
+  s.variants = config_dict.ConfigDict({name: f"architecture={name}" for name in names})
   s.shapes = ("2x128x4", "2x64x4", "1x128x4", "3x128x4", "2x256x4")
   s.steps = (600, 850, 1200, 1700, 2400, 4800)
   s.seeds = (0, 1, 2)
   s.rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
   # The shapes that are not here have the rate of the nearest one in size.
   s.trials = ("2x64x4@600", "2x128x4@600", "2x128x4@4800")
-  s.checks = ("crate@2x128x4@1200", "gpt2@2x128x4@1200")
+  s.checks = tuple(f"{name}@2x128x4@1200" for name in names)
   return c
