@@ -2,6 +2,7 @@ import pytest
 import sweeps
 from ml_collections import ConfigDict
 
+from configs import plateau
 from crate_jax.errors import UserError
 from crate_jax.scaling import grid as grid_lib
 from crate_jax.scaling.grid import Cell, Shape
@@ -112,3 +113,11 @@ def test_truth_values_are_read_as_json_and_as_python_writes_them():
     "c": 1e-5,
     "d": "mha",
   }
+
+
+def test_other_presets_are_trained_by_the_recipe_of_the_plateau():
+  found = grid_lib.read(plateau.get_config("crate_alpha+tost"))
+  assert dict(found.variants) == {n: {"architecture": n} for n in ("crate_alpha", "tost")}
+  assert [check[0] for check in found.checks] == ["crate_alpha", "tost"]
+  with pytest.raises(UserError, match="argument names 'cart', which is none of crate, "):
+    plateau.get_config("cart")
