@@ -20,7 +20,6 @@ FLAGS = (
   "--config.train.log_every_steps=1",
   "--config.evaluation.tokens=500",
   "--config.sweep.shapes=('2x32x2',)",
-  f"--config.sweep.steps={STEPS}",
   "--config.sweep.seeds=(0,)",
   "--config.sweep.rates=()",
   "--config.sweep.trials=()",
@@ -28,7 +27,7 @@ FLAGS = (
 )
 
 
-def sweeps(folder: Path, count: int = 20) -> list[Row]:
+def sweeps(folder: Path, count: int = 20, steps: tuple[int, ...] = STEPS) -> list[Row]:
   """Kills a sweep at random moments, a quarter of them inside a decay, and lets it end.
 
   With each SIGKILL of the sweep its workers end too, by themselves.
@@ -37,13 +36,13 @@ def sweeps(folder: Path, count: int = 20) -> list[Row]:
 
   plain, killed = fresh(folder / "sweep"), fresh(folder / "sweep-killed")
   began = time.monotonic()
-  job = _start(folder, plain)
+  job = _start(folder, plain, steps)
   if finish(job, 1800) != [0]:
     raise RuntimeError(f"A sweep that nothing interrupts failed: {job.error()}.")
-  seconds = (time.monotonic() - began) / (2 * len(STEPS))  # of a cell
+  seconds = (time.monotonic() - began) / (2 * len(steps))  # of a cell
   rng, inside, kills, bad = random.Random(0), 0, 0, list[str]()
   while kills < count:
-    job = _start(folder, killed, name=f"killed-{kills}")
+    job = _start(folder, killed, steps, f"killed-{kills}")
     in_decay = 4 * inside < kills + 1
     if in_decay:
       inside += wait(job, lambda: _decays(killed), 300)
@@ -54,7 +53,7 @@ def sweeps(folder: Path, count: int = 20) -> list[Row]:
     job.processes[0].kill()
     finish(job)
     kills += 1
-  if (codes := finish(_start(folder, killed, name="killed-end"), 1800)) != [0]:
+  if (codes := finish(_start(folder, killed, steps, "killed-end"), 1800)) != [0]:
     bad.append(f"the sweep ended with exit status {codes[0]}")
   else:
     for one, other in zip(table.read(plain), table.read(killed), strict=True):
@@ -66,16 +65,17 @@ def sweeps(folder: Path, count: int = 20) -> list[Row]:
   if inside < count // 4:
     bad.append(f"{inside} kills inside a decay, of {count // 4} at least")
   what = f"cells of a sweep that is killed by SIGKILL {kills} times, as in one that is not"
-  return [row(what, 2 * len(STEPS), bad, f"{inside} kills inside a decay")]
+  return [row(what, 2 * len(steps), bad, f"{inside} kills inside a decay")]
 
 
-def _start(folder: Path, workdir: Path, name: str = "") -> Job:
+def _start(folder: Path, workdir: Path, steps: tuple[int, ...], name: str = "") -> Job:
   text, log = folder / "text.txt", folder / "logs" / f"{name or workdir.name}.log"
   log.parent.mkdir(parents=True, exist_ok=True)
   if not text.exists():
     write_text(text)
   command = [sys.executable, "-m", "crate_jax.scaling.sweep", *FLAGS]
   command += [f"--config.data.train={text}", f"--workdir={workdir}", "--jobs=1"]
+  command.append(f"--config.sweep.steps={steps}")
   with log.open("w") as file:
     process = subprocess.Popen(
       command,

@@ -11,7 +11,7 @@ import sys
 import conftest
 import pytest
 
-from benchmarks import soak_files, soak_jobs, soak_reader, soak_runs
+from benchmarks import soak_files, soak_jobs, soak_reader, soak_runs, soak_sweep
 
 slow = pytest.mark.slow
 
@@ -50,6 +50,13 @@ def test_a_full_disk_is_said_and_gone_on_from(folder):
   if not rows[0].tried:
     pytest.skip(rows[0].notes)
   as_promised(rows)
+
+
+@slow
+def test_a_sweep_that_is_killed_has_the_same_cells(folder):
+  (row,) = rows = soak_sweep.sweeps(folder, 2, (40, 120))
+  as_promised(rows)
+  assert row.tried == 4 and row.notes == "1 kills inside a decay"
 
 
 @slow
