@@ -47,7 +47,7 @@ def sweeps(folder: Path, count: int = 20, steps: tuple[int, ...] = STEPS) -> lis
     if in_decay:
       inside += wait(job, lambda: _decays(killed), 300)
     else:
-      wait(job, lambda: False, rng.uniform(0, 2 * seconds))
+      wait(job, lambda: False, rng.uniform(0, seconds))
     if job.processes[0].poll() is not None:
       break  # it was over
     job.processes[0].kill()
