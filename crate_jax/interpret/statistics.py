@@ -91,12 +91,13 @@ def means(scored: Scored, counts_DW: np.ndarray, rng: np.random.Generator) -> np
   """
   W, *shape = scored.sums_WMS.shape
   M = shape[-2]
-  flat_WX = scored.sums_WMS.reshape(W, -1)
+  here_W = scored.tokens_W > 0  # most works of a text are not in the set
+  flat_WX = scored.sums_WMS.reshape(W, -1)[here_W]
   weight_M = np.ones(M) if scored.weight_M is None else scored.weight_M
   found = np.full((len(counts_DW), 2), np.nan)
   tokens_D = counts_DW @ scored.tokens_W
   for first in range(0, len(counts_DW), _AT_ONCE):
-    drawn_DX = counts_DW[first : first + _AT_ONCE].astype(float) @ flat_WX
+    drawn_DX = counts_DW[first : first + _AT_ONCE, here_W].astype(float) @ flat_WX
     for d, drawn_X in enumerate(drawn_DX, first):
       drawn_M = rng.multinomial(M, np.full(M, 1 / M))
       if tokens_D[d]:
