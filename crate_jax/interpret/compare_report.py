@@ -11,7 +11,7 @@ from crate_jax.interpret import neurons_report, statistics
 from crate_jax.interpret.neurons_report import ALL, DRAWS, Analysis, number, spread
 from crate_jax.interpret.record import OWN_TOP, TRAINED, Record
 from crate_jax.interpret.statistics import Matched, Scored
-from crate_jax.page import Block, Code, Heading, Paragraph, Table
+from crate_jax.page import Block, Heading, Paragraph, Table
 
 Kinds = Mapping[str, Mapping[str, Record]]  # names of kinds to the runs of each by their folders
 MATCHED = "trained, matched by firing rate"
@@ -250,5 +250,5 @@ def blocks(kinds: Kinds, comparison: Comparison, command: str) -> list[Block]:
     *found,
     Heading("What the columns are"),
     neurons_report.notes(seeds),
-    Code(command),
+    neurons_report.made_by(command),
   ]

@@ -18,6 +18,7 @@ from crate_jax.interpret.record import INIT, NULL, OWN_TOP, PAGES, STATES, TRAIN
 from crate_jax.interpret.statistics import Summary
 from crate_jax.page import Block, Code, Heading, Paragraph, Table
 from crate_jax.scaling.paired import holm
+from crate_jax.training import report
 
 DRAWS = 1000
 NONE = "-"
@@ -250,7 +251,7 @@ def blocks(record: Record, analysis: Analysis, command: str) -> list[Block]:
     beside_table([record]),
     Heading("What the columns are"),
     notes(),
-    Code(command),
+    made_by(command),
   ]
 
 
@@ -258,6 +259,12 @@ def notes(seeds: str = "") -> Paragraph:
   """What the tables' columns and lines are; how seeds are drawn, if they are."""
   text = NOTES.format(draws=DRAWS, others=OTHERS, seeds=seeds)
   return Paragraph(text.replace("\n", " ").strip())
+
+
+def made_by(command: str) -> Code:
+  """The command, and the versions and the commit that it ran with."""
+  facts = [f"# {name}: {value}" for name, value in report.environment().items()]
+  return Code("\n".join([command, *facts]))
 
 
 def number(value: float, digits: int = 3) -> str:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from crate_jax.data import atomic
 from crate_jax.errors import UserError
 from crate_jax.interpret import statistics
-from crate_jax.interpret.neurons_report import DRAWS, number, spread
+from crate_jax.interpret.neurons_report import DRAWS, made_by, number, spread
 from crate_jax.interpret.record import OWN_TOP, TRAINED, Record
 from crate_jax.interpret.statistics import Scored
-from crate_jax.page import Block, Code, Heading, Paragraph, Picture, Table, markdown
+from crate_jax.page import Block, Heading, Paragraph, Picture, Table, markdown
 from crate_jax.scaling.report.pictures import COLORS
 from crate_jax.training import checkpoint, report
 from crate_jax.training import workdir as files
@@ -264,7 +264,7 @@ def blocks(
     )
   else:
     found.append(Paragraph("No two kinds reach the same loss: nothing can be compared."))
-  return [*found, Heading("Points"), Table(head, rows), Code(command)]
+  return [*found, Heading("Points"), Table(head, rows), made_by(command)]
 
 
 def write(out: Path, records: Sequence[Record], seed: int, command: str) -> None:
