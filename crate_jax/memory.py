@@ -6,7 +6,7 @@ import os
 
 # What `mallopt` of glibc calls its settings (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGEST = 1 << 30  # bytes; the most that an int can say
+_LARGEST = 1 << 30  # bytes; an int, as mallopt wants it
 # Without these installed, JAX finds no accelerator.
 _ACCELERATORS = ("jax_plugins", "libtpu")
 
