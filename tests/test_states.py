@@ -18,6 +18,7 @@ import pytest
 import safetensors.numpy
 
 import crate_jax
+from crate_jax.data import atomic
 from crate_jax.errors import UserError
 from crate_jax.interpret import causal, compare_report, neurons_report, record, states
 from crate_jax.interpret.measure import COLUMNS
@@ -105,6 +106,28 @@ def test_a_file_that_is_not_what_was_written_is_named(measured, tmp_path):
   (broken / record.SUMS).write_bytes(b"nothing")
   with pytest.raises(UserError, match=r"sums\.safetensors is not the file that manifest\.json"):
     record.read(broken)
+
+
+def test_a_record_that_was_cut_off_is_not_read(measured, tmp_path, monkeypatch):
+  """At every file of it, and with an older one that was whole in its place."""
+  *_, kept = measured
+  write, files = atomic.write, []
+  monkeypatch.setattr(atomic, "write", lambda path, data: files.append(path) or write(path, data))
+  record.write(tmp_path, kept, {}, {})
+  assert files[-1] == tmp_path / record.MANIFEST and record.read(tmp_path) is not None
+  for last in range(len(files)):
+    monkeypatch.setattr(atomic, "write", write)
+    record.write(tmp_path, kept, {}, {})
+
+    def cut(path, data, last=files[last]):
+      if path == last:
+        raise KeyboardInterrupt
+      write(path, data)
+
+    monkeypatch.setattr(atomic, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+      record.write(tmp_path, kept, {}, {})
+    assert record.read(tmp_path) is None
 
 
 def test_latents_are_the_activations_of_the_shown_neurons(measured):
