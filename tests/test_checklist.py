@@ -38,3 +38,15 @@ def test_the_checklist_takes_from_the_config_what_the_table_does_not_say(tmp_pat
     path.write_text(text)
     with pytest.raises(UserError, match=r"config\.json is not the config of a sweep"):
       lines()
+
+
+def test_a_size_whose_rate_was_tried_at_another_is_named():
+  def line(sizes, trials):
+    a = analyse(studies.study(sizes=sizes) + trials, Choice(draws=20))
+    return dict(checklist_lib.table(a, {}).rows)["sizes at which no rate was tried"]
+
+  assert line([(2, 128)], []) == "not recorded"
+  assert line([(2, 128)], studies.trials()) == "none"
+  assert line([(1, 128), (2, 128), (2, 64)], studies.trials()) == (
+    "1L x 128 and 2L x 64, by the rate of those nearest in size"
+  )

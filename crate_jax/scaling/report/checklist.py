@@ -118,6 +118,9 @@ def _nonzero(rows: Sequence[Row]) -> str:
 def _training(a: Analysis, rows: Sequence[Row], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
   tried = [f"{of.variant} {of.size}: {len(of.rates)} rates" for of in a.trials]
   ends = [f"{t.variant} {t.size}, {t.steps:,} steps" for t in a.trials if not t.interior]
+  known = {of.size for of in a.trials}
+  untried = list(dict.fromkeys(str(cell.size) for cell in a.cells if cell.size not in known))
+  lent = f"{words.listed(untried or [NOT])}, by the rate of those nearest in size"
   batches = {row.tokens / row.steps for row in rows}
   wsd = any(row.schedule == "wsd" for row in rows)
   return [
@@ -126,6 +129,7 @@ def _training(a: Analysis, rows: Sequence[Row], recipe: Mapping[str, Any]) -> li
     ("share of the decay", _said(recipe, DECAY, "optimizer.decay_fraction")),
     ("learning rates", _distinct(f"{r.learning_rate:g}" for r in rows) + ", peak; tuned at "
      + ("; ".join(tried) if tried else "no size: the table has no trials")),
+    ("sizes at which no rate was tried", lent if untried and tried else "none" if tried else NOT),
     ("best rate is the outermost tried", words.listed(ends) if ends else "none" if tried else NOT),
     ("batch size", f"{_distinct(f'{x:,.0f}' for x in batches)} tokens (tokens over steps)"),
     ("optimiser, warm-up, weight decay", _said(
