@@ -65,6 +65,9 @@ def test_a_record_is_read_as_it_was_written(measured):
     np.testing.assert_allclose(
       again.scored(state, 1).scores(), again.states[state].columns["score"][20:], atol=1e-5
     )
+  # What a text is decides, not where it lies.
+  assert record.read(out, kept.facts | {"text": "--data=../elsewhere.txt"}) is not None
+  assert record.read(out, kept.facts | {"text_sha256": "x"}) is None
 
 
 def test_states_are_what_they_say(measured):
