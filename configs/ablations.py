@@ -1,25 +1,21 @@
 """What each part of CRATE does for its loss: one part changed at a time, GPT-2 beside.
 
   python -m crate_jax.scaling.sweep --config=configs/ablations.py --workdir=runs/ablations \\
-    --config.data.train=data/books.txt
-  python -m crate_jax.scaling.ablations --workdir=runs/ablations --out=benchmarks/ablations
+    --jobs=2 --config.data.train=books.txt.xz
+  python -m crate_jax.scaling.ablations --workdir=runs/ablations --out=runs/ablations/report
 
-The best four at three times the tokens, with crate and gpt2 beside them:
+The best four on to three times the tokens, with crate and gpt2 beside them, in the same folder:
 
-  python -m crate_jax.scaling.sweep --workdir=runs/ablations_long \\
+  python -m crate_jax.scaling.sweep --workdir=runs/ablations --jobs=2 \\
     --config=configs/ablations.py:long=residual+separate+query+crate_alpha \\
-    --config.data.train=data/books.txt
-  python -m crate_jax.scaling.ablations --workdir=runs/ablations --long=runs/ablations_long \\
-    --out=benchmarks/ablations
+    --config.data.train=books.txt.xz
 
 Argument: nothing, or long=NAME+NAME+... of `VARIANTS`.
 
 2 layers of width 128, 4 heads, context 256, 4 windows a step, 819,200 tokens; text and recipe of
 configs/plateau.py; three seeds, three rates each. Half the length is trained too, as a branch of
 the same trunk: there the rates are tried, and it gives the slope by which crate is compared at
-another variant's FLOPs. 82,560 updates of 1,024 tokens: 4.0 hours at the 5,870 tokens/s of
-docs/family.md (two CPU cores that did other work). The second stage, with four variants as above:
-61,920 updates, 3.0 hours. There is no published number to compare with.
+another variant's FLOPs. There is no published number to compare with.
 """
 
 from ml_collections import config_dict
@@ -58,23 +54,22 @@ VARIANTS = {
   "topk_208": "architecture=gpt2,features=topk,topk=208",
 }
 BESIDE = ("crate", "gpt2")  # in every sweep
-STEPS = 800
-LONGER = 3  # times the steps, in the second stage
+STEPS = (400, 800)
+LONGER = 3  # times the longest, for the best
 
 
 def get_config(argument: str = "") -> config_dict.ConfigDict:
   """configs/plateau.py, as a sweep over `VARIANTS`."""
-  chosen, steps = _chosen(argument), STEPS * (LONGER if argument else 1)
+  chosen = _chosen(argument)
   c = plateau.get_config()
-  c.train.steps = steps
   c.optimizer.warmup_steps = 20  # 5 % of the shortest length
   c.evaluation.every_steps = 200
   c.sweep.variants = config_dict.ConfigDict({name: VARIANTS[name] for name in chosen})
   c.sweep.shapes = ("2x128x4",)
-  c.sweep.steps = (steps // 2, steps)
+  c.sweep.steps = (*STEPS, LONGER * STEPS[-1]) if argument else STEPS
   c.sweep.seeds = (0, 1, 2)
   c.sweep.rates = (7.5e-4, 1.5e-3, 3e-3)
-  c.sweep.trials = (f"2x128x4@{steps // 2}",)
+  c.sweep.trials = (f"2x128x4@{STEPS[0]}",)
   c.sweep.interior = False  # three rates each, and the analysis says whose best is the outermost
   c.sweep.checks = ()
   return c

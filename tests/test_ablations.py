@@ -19,8 +19,8 @@ from crate_jax.scaling import ablations_report, effects, grid, table
 LONG = "long=residual+separate+query+crate_alpha"
 
 
-def words(rows, others=()):
-  return [ablations_report.prose(study) for study in effects.studies(rows, others)]
+def words(rows):
+  return [ablations_report.prose(study) for study in effects.studies(rows)]
 
 
 def command(*flags):
@@ -85,10 +85,10 @@ def test_an_unfinished_table_claims_nothing_that_it_does_not_hold():
 
 
 def test_the_command_writes_words_numbers_and_a_picture(tmp_path):
-  table.write(tmp_path / "first", sweep())
-  table.write(tmp_path / "second", sweep(["crate", "gpt2", "residual"], (1200, 2400)))
+  longer = [r for r in sweep(["crate", "gpt2", "residual"], (2400,)) if r.kind == "grid"]
+  table.write(tmp_path / "sweep", [*sweep(), *longer])
   out = tmp_path / "new" / "out"
-  done = command(f"--workdir={tmp_path / 'first'}", f"--long={tmp_path / 'second'}", f"--out={out}")
+  done = command(f"--workdir={tmp_path / 'sweep'}", f"--out={out}")
   assert done.returncode == 0, done.stderr
   assert done.stderr == ""
   assert sorted(p.name for p in out.iterdir()) == [f"ablations.{x}" for x in ("json", "md", "png")]
@@ -100,7 +100,9 @@ def test_the_command_writes_words_numbers_and_a_picture(tmp_path):
   assert set(found) == set(PLANTED) and found["topk_96"]["active"] == pytest.approx(0.19)
   (study, *_) = effects.studies(sweep())
   assert found["t1"]["difference"]["p"] == pytest.approx(study.of("t1").difference.p)
-  assert not found["t4"]["continued"]  # the second sweep has crate at t4's FLOPs
+  assert not found["t4"]["continued"]  # crate was trained on to t4's FLOPs
+  assert [effect["variant"] for effect in second["effects"]] == ["gpt2", "residual", "crate"]
+  assert second["missing"] == []
   text = (out / "ablations.md").read_text()
   for paragraph in first["words"] + second["words"]:
     assert paragraph in text and paragraph in done.stdout
@@ -108,15 +110,16 @@ def test_the_command_writes_words_numbers_and_a_picture(tmp_path):
   interval = f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
   assert f"| residual | {found['residual']['loss']:.4f} | {interval} | " in text
   assert "| 30.0%, 20.0% | 6,000,000 | 460,288 | 0.003 |" in text
-  assert f"--workdir={tmp_path / 'first'}" in text and written["commit"] in text
+  assert "## 2 layers of width 128, 2,457,600 tokens" in text
+  assert f"--workdir={tmp_path / 'sweep'}" in text and written["commit"] in text
 
 
 def test_partial_tables_have_their_picture_too(tmp_path):
   for name, rows in [("one", sweep(seeds=(0,))), ("none", sweep(["t1"]))]:
     path = tmp_path / f"{name}.png"
-    ablations_report.draw(path, [("w", effects.studies(rows))])
+    ablations_report.draw(path, effects.studies(rows))
     assert path.stat().st_size > 5_000
-    text = ablations_report.markdown([("w", effects.studies(rows))], {"commit": "", "command": ""})
+    text = ablations_report.markdown(effects.studies(rows), {"commit": "", "command": ""})
     assert "%)" not in text  # no share of a gap that nothing bounds
 
 
@@ -165,10 +168,22 @@ def test_every_ablation_resolves_and_changes_what_its_name_says():
 def test_the_second_stage_trains_the_named_for_three_times_as_long():
   first, long = sweep_config.get_config(), sweep_config.get_config(LONG)
   assert set(long.sweep.variants) == {"crate", "gpt2", *LONG.removeprefix("long=").split("+")}
-  assert long.sweep.steps == tuple(3 * steps for steps in first.sweep.steps)
+  assert long.sweep.steps == (*first.sweep.steps, 3 * first.sweep.steps[-1])
   assert first.sweep.steps[-1] * first.train.batch_size * first.model.context == 819_200
   assert len(first.sweep.seeds) == len(first.sweep.rates) == 3
   assert dict(cells(long))["query"].train.steps == 2400
+  # What the first stage has done is not done again: the same trials, and cells of the same digests.
+  assert long.sweep.trials == first.sweep.trials
+
+  def digests(c):
+    read = grid.read(c)
+    chosen = {(name, shape): read.rates[0] for name in read.variants for shape in read.shapes}
+    every = grid.cells(read, chosen)
+    return {cell.name: grid.digest(grid.cell_config(c, read, cell), read) for cell in every}
+
+  done, wanted = digests(first), digests(long)
+  assert len(wanted) == 6 * 3 * 3 and len(set(wanted) - set(done)) == 6 * 3
+  assert all(done[name] == wanted[name] for name in set(wanted) & set(done))
   for wrong, sentence in [
     ("residual", "'residual' is not long=NAME"),
     ("long=", "is not long=NAME"),

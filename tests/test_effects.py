@@ -159,7 +159,7 @@ def test_at_equal_flops_crate_is_on_its_own_curve():
     assert effect.continued == (flops > 1) and above is not None
   (short,) = effects.studies(sweep(steps=(800,)))  # one length has no slope
   assert short.of("t1").equal_flops is None and short.of("t1").equal_tokens == 819_200 * 0.75
-  (with_long,) = effects.studies(sweep(steps=(800,)), sweep(("crate",), steps=(1200, 2400)))
+  with_long, _ = effects.studies([*sweep(steps=(800,)), *sweep(("crate",), steps=(1200, 2400))])
   effect = with_long.of("t4")
   assert not effect.continued and effect.equal_flops.low < effect.equal_flops.high
   assert with_long.of("t1").continued

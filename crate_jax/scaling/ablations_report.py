@@ -150,24 +150,22 @@ def _sparsity(study: Study) -> list[str]:
   return parts
 
 
-def markdown(sections: Sequence[tuple[str, Sequence[Study]]], facts: dict[str, Any]) -> str:
+def markdown(studies: Sequence[Study], facts: dict[str, Any]) -> str:
   """All studies: words first, then their tables.
 
   Args:
-    sections: the folder of each sweep, and its studies.
+    studies: of a sweep.
     facts: `command` and `commit` of this analysis.
   """
   lines = ["# One part changed at a time", ""]
-  several = sum(len(studies) for _, studies in sections) > 1
-  for folder, studies in sections:
-    for study in studies:
-      if several:
-        lines += [f"## {folder}: {_shape(study)}, {study.tokens:,} tokens", ""]
-      for paragraph in prose(study):
-        lines += [paragraph, ""]
-      lines += [*_table(COLUMNS, [_cells(effect) for effect in study.effects]), ""]
-      texts, commits = (", ".join(x[:12] for x in of) for of in (study.texts, study.commits))
-      lines += [f"Text sha256 {texts}; trained at commit {commits}.", ""]
+  for study in studies:
+    if len(studies) > 1:
+      lines += [f"## {_shape(study)}, {study.tokens:,} tokens", ""]
+    for paragraph in prose(study):
+      lines += [paragraph, ""]
+    lines += [*_table(COLUMNS, [_cells(effect) for effect in study.effects]), ""]
+    texts, commits = (", ".join(x[:12] for x in of) for of in (study.texts, study.commits))
+    lines += [f"Text sha256 {texts}; trained at commit {commits}.", ""]
   lines += [NOTES]
   lines += [f"Commit {facts['commit']}:", "", "```", facts["command"], "```", ""]
   return "\n".join(lines)
@@ -232,12 +230,12 @@ def as_dict(study: Study) -> dict[str, Any]:
   return {**found, "words": prose(study)}
 
 
-def draw(path: Path, sections: Sequence[tuple[str, Sequence[Study]]]) -> None:
+def draw(path: Path, studies: Sequence[Study]) -> None:
   """Writes a PNG: a panel a study, a row a variant, sorted by its difference to CRATE."""
-  shown = [(folder, study) for folder, studies in sections for study in studies]
-  most = max(len(study.effects) for _, study in shown)
-  figure = Figure(figsize=(8 * len(shown), 1.8 + 0.27 * most), layout="constrained")
-  for axes, (_, study) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+  most = max(len(study.effects) for study in studies)
+  figure = Figure(figsize=(8 * len(studies), 1.8 + 0.27 * most), layout="constrained")
+  panels = figure.subplots(1, len(studies), squeeze=False)[0]
+  for axes, study in zip(panels, studies, strict=True):
     _panel(axes, study)
     axes.set_ylim(most - 0.3, -0.7)  # rows are as high in every panel
   temporary = path.with_name(f".{path.name}")

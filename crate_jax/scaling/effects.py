@@ -83,7 +83,7 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """All variants of one shape at the longest length.
+  """All variants of one shape that were trained for one length.
 
   Attributes:
     layers, width, heads, steps, tokens: what was trained.
@@ -111,12 +111,10 @@ class Study:
     return next((effect for effect in self.effects if effect.variant == variant), None)
 
 
-def studies(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[Study]:
-  """A study of every shape in a table.
+def studies(rows: Sequence[Row]) -> list[Study]:
+  """A study of every shape in a table, at each length that is some variant's longest.
 
-  Args:
-    rows: the table.
-    others: rows of another table of the same text, for CRATE's losses at other lengths.
+  The shortest first: of all variants; then of those that were trained for longer.
 
   Raises:
     UserError: there is no finished cell, or the cells are of different texts.
@@ -124,21 +122,31 @@ def studies(rows: Sequence[Row], others: Sequence[Row] = ()) -> list[Study]:
   cells = [row for row in rows if row.kind == "grid"]
   if not any(math.isfinite(row.loss) for row in cells):
     raise UserError("The table has no cell of the grid with a finite loss: nothing to report yet.")
-  texts = {row.text for row in [*rows, *others]}
+  texts = {row.text for row in rows}
   if len(texts) > 1:
     raise UserError(f"The cells are of {len(texts)} different texts, and do not compare.")
   shapes = sorted({_shape(row) for row in cells if math.isfinite(row.loss)})
-  return [_study([r for r in rows if _shape(r) == shape],
-                 [r for r in others if _shape(r) == shape]) for shape in shapes]  # fmt: skip
+  by_shape = [[row for row in rows if _shape(row) == shape] for shape in shapes]
+  return [_study(of, steps) for of in by_shape for steps in sorted(set(_ends(of).values()))]
 
 
 def _shape(row: Row) -> tuple[int, int, int]:
   return row.layers, row.width, row.heads
 
 
-def _study(rows: Sequence[Row], others: Sequence[Row]) -> Study:
+def _ends(rows: Iterable[Row]) -> dict[str, int]:
+  """Every variant's longest length, of those that any variant has a finite loss for."""
+  cells = [row for row in rows if row.kind == "grid"]
+  finite = {row.steps for row in cells if math.isfinite(row.loss)}
+  ends: dict[str, int] = {}
+  for row in cells:
+    if row.steps in finite:
+      ends[row.variant] = max(row.steps, ends.get(row.variant, 0))
+  return ends
+
+
+def _study(rows: Sequence[Row], steps: int) -> Study:
   finite = [row for row in rows if row.kind == "grid" and math.isfinite(row.loss)]
-  steps = max(row.steps for row in finite)
   by_variant: dict[str, dict[int, Row]] = {}
   for row in finite:
     if row.steps == steps:
@@ -146,7 +154,7 @@ def _study(rows: Sequence[Row], others: Sequence[Row]) -> Study:
       if row.seed in seeds:
         raise UserError(f"{row.cell} and {seeds[row.seed].cell} are the same cell trained twice.")
       seeds[row.seed] = row
-  curves = _curves([*others, *finite])
+  curves = _curves(finite)
   tried = {name: _tried(name, rows) for name in by_variant}
   effects = _corrected([_effect(name, by_variant, tried[name], curves) for name in by_variant])
   one = next(iter(next(iter(by_variant.values())).values()))
@@ -308,7 +316,10 @@ def _missing(
   for name in (BASE, GOAL):
     if name not in by_variant:
       yield f"{name} has no cell of {steps:,} steps, so nothing is compared with it"
-  for name in sorted({row.variant for row in rows} - set(by_variant) - {BASE, GOAL}):
+  ends = _ends(rows)
+  first = min(ends.values())  # a variant that has only trials is missed where all are compared
+  meant = {row.variant for row in rows if ends.get(row.variant, first) >= steps}
+  for name in sorted(meant - set(by_variant) - {BASE, GOAL}):
     yield f"{name} has no cell of {steps:,} steps"
   for name, seeds in sorted(by_variant.items()):
     if lacking := [str(seed) for seed in everyone if seed not in seeds]:
@@ -316,5 +327,5 @@ def _missing(
   if len(everyone) < 2:
     yield "there is one seed, so no difference has an interval over seeds"
   for row in rows:
-    if row.kind == "grid" and not math.isfinite(row.loss):
+    if (row.kind, row.steps) == ("grid", steps) and not math.isfinite(row.loss):
       yield f"{row.cell} has no finite loss and is left out"
