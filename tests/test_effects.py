@@ -27,7 +27,7 @@ PLANTED = {
   "topk_144": (-0.12, [0.28, 0.28], 0.8),
 }
 NOISE = {"crate": (0.01, -0.02, 0.005), "t4": (0.02, -0.03, 0.02)}  # by seed
-WOBBLE = (0.001, -0.0005, 0.002)  # of all others, on top of crate's
+WOBBLE = (0.001, -0.0005, 0.002)  # of all others, on top of crate's, in another order for each
 
 
 LEAN = np.random.default_rng(0).normal(0, 0.01, WORKS)  # of works to crate, in nats per token
@@ -43,7 +43,7 @@ def row(variant="crate", steps=800, seed=0, **changes):
   tokens = steps * TOKENS_A_STEP
   loss = curve(tokens) + above + NOISE["crate"][seed]
   if variant != "crate":
-    loss += NOISE.get(variant, WOBBLE)[seed]
+    loss += NOISE.get(variant, np.roll(WOBBLE, list(PLANTED).index(variant)))[seed]
   work_tokens = [100 + 10 * w for w in range(WORKS)]
   lean = np.zeros(WORKS) if variant == "crate" else LEAN
   kinds = {str: "", int: 0, float: 0.0}
@@ -105,12 +105,13 @@ def test_p_is_corrected_for_all_variants():
   largest = max(tested, key=lambda e: e.difference.p)
   assert largest.holm == pytest.approx(max(largest.difference.p, 0), abs=1) and largest.holm > 0.05
   assert largest.variant == "t4"
-  # t4's large spread is everyone's in the pooled test: 8 times 2 degrees of freedom, base and all.
+  # t4's seeds spread unlike the others', which share a deviation: 7 times 2 degrees of freedom.
+  assert study.of("t4").pooled is study.of("t4").pooled_holm is None
   pooled = study.of("residual").pooled
-  loss = np.array([[e.losses[s] for s in range(3)] for e in study.effects])
+  loss = np.array([[e.losses[s] for s in range(3)] for e in study.effects if e.variant != "t4"])
   rest = loss - loss.mean(0) - loss.mean(1)[:, None] + loss.mean()
-  error = math.sqrt(2 * (rest**2).sum() / 16 / 3)
-  half = stats.t.ppf(0.975, 16) * error
+  error = math.sqrt(2 * (rest**2).sum() / 14 / 3)
+  half = stats.t.ppf(0.975, 14) * error
   np.testing.assert_allclose(pooled.high - pooled.value, half, rtol=1e-9)
   assert study.of("residual").pooled_holm < study.of("residual").holm
 
@@ -134,8 +135,8 @@ def test_the_pooled_test_errs_in_no_more_tables_than_it_says():
         for name, own in zip(names, loss.tolist(), strict=True)
       ]
     )
-    assert len(found) == 8
-    wrong += min(effects.paired.holm([e.p for e in found.values()])) < effects.SURE
+    assert len(found) in (0, 7, 8)  # one in a hundred is taken for a wild one
+    wrong += min(effects.paired.holm([e.p for e in found.values()]), default=1) < effects.SURE
   assert wrong / tables < 0.05
 
 

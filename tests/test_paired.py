@@ -92,3 +92,21 @@ def test_a_ratio_to_nothing_has_no_bounds():
   assert found.low is found.high is None
   assert paired.ratio([0.1], [0.2]) == paired.Estimate(0.5)
   assert math.isnan(paired.ratio([], []).value)
+
+
+def test_a_variant_that_some_seeds_lose_is_not_alike():
+  rng = np.random.default_rng(5)
+  loss = 5 + rng.normal(0, 0.02, 3) + rng.normal(0, 0.01, (12, 3))
+  assert paired.alike(loss) == list(range(12))
+  loss[4] += [0.0, 0.7, 0.2]
+  loss[9] += [0.3, 0.0, 0.0]
+  kept = [i for i in range(12) if i not in (4, 9)]
+  assert paired.alike(loss) == kept
+  assert paired.residual(loss[kept])[0] < 0.02 < 0.1 < paired.residual(loss)[0]
+  assert paired.alike(loss[:2]) == [0, 1]  # of two nobody can say which
+
+
+def test_of_variants_that_spread_alike_few_are_taken_for_others():
+  rng = np.random.default_rng(6)
+  found = [len(paired.alike(rng.normal(0, 1, (8, 3)))) < 8 for _ in range(1000)]
+  assert sum(found) / 1000 == pytest.approx(paired.UNLIKE, abs=0.006)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from crate_jax.scaling.effects import BASE, FAMILIES, GOAL, SURE, Effect, Study
-from crate_jax.scaling.paired import LEVEL, Estimate
+from crate_jax.scaling.paired import LEVEL, UNLIKE, Estimate
 
 NONE = "-"  # what a table does not have
 COLUMNS = (
@@ -34,7 +34,8 @@ Losses are nats per token of the evaluation text, means over seeds. Brackets: {L
   order of the data); Student's interval and p over seeds. **Holm**: p corrected for all variants of
   the table. **pooled**: what variant and seed leave of a loss is taken to have one standard
   deviation for all variants that have every seed of {BASE}. A few seeds of one variant cannot tell
-  it well; all together can, if it is one.
+  it well; all together can, if it is one. A variant whose seeds spread more than the others' (F
+  test, p below {UNLIKE}, corrected) is not among them, and has none.
 - **over works**: the same difference, resampled over the works of the text; the seeds as they are.
 - **at equal FLOPs**: difference to {BASE} trained with as many FLOPs as the variant, from its
   losses at its lengths, between them linear in the logarithms. * continued beyond these lengths.
@@ -61,6 +62,11 @@ def prose(study: Study) -> list[str]:
       f"The rate is the lowest or highest of those tried for {', '.join(outermost)}: these may be "
       f"better than they stand here."
     )
+  if wild := _wild(study):
+    parts.append(
+      f"The losses of {', '.join(wild)} spread more over the seeds than those of the others, as "
+      "where some seeds do not bear a rate: judged by their own spread alone."
+    )
   if study.missing:
     parts.append(f"**Not complete:** {'; '.join(study.missing)}.")
   return [part for part in parts if part]
@@ -86,6 +92,13 @@ def _what_helps(where: str, compared: Sequence[Effect]) -> str:
       f"{_sides(shared)}. "
     )
   return (text + (f"Not told from {BASE}: {_named(unclear)}." if unclear else "")).rstrip()
+
+
+def _wild(study: Study) -> list[str]:
+  """Variants that have every seed of CRATE and yet no part in the deviation that others share."""
+  base, pooled = study.of(BASE), any(effect.pooled for effect in study.effects)
+  whole = [e for e in study.effects if base and set(base.losses) <= set(e.losses)]
+  return [e.variant for e in whole if pooled and e.difference and not e.pooled]
 
 
 def _sure(p: float | None) -> bool:

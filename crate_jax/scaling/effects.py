@@ -38,7 +38,7 @@ class Effect:
     difference: over the seeds that both have; None if there is none, or no CRATE.
     holm: its p, corrected for all variants of the table.
     pooled: the same difference with the standard deviation that variant and seed leave of all
-      losses; None for a variant that lacks one of CRATE's seeds.
+      losses; None for a variant that lacks one of CRATE's seeds or spreads more (`paired.alike`).
     pooled_holm: its p, corrected.
     by_work: the same difference with its interval over the text's works, means over seeds.
     equal_flops: difference to CRATE trained with this variant's FLOPs.
@@ -274,18 +274,19 @@ def _corrected(effects: Sequence[Effect]) -> list[Effect]:
 
 
 def _pooled(effects: Sequence[Effect]) -> dict[str, Estimate]:
-  """Differences with one spread, of the variants that have every seed of CRATE."""
+  """Differences with one spread, of the variants that have every seed of CRATE and spread alike."""
   seeds = next((list(effect.losses) for effect in effects if effect.variant == BASE), [])
   whole = {e.variant: e.losses for e in effects if seeds and set(seeds) <= set(e.losses)}
   loss_VS = np.array([[losses[seed] for seed in seeds] for losses in whole.values()])
-  spread = paired.residual(loss_VS) if whole else None
+  alike = paired.alike(loss_VS) if whole else []
+  of = {name: loss_VS[i] for i, name in enumerate(whole) if i in alike}
+  spread = paired.residual(loss_VS[alike]) if BASE in of else None
   if not spread:
     return {}
   of_difference = math.sqrt(2) * spread[0], spread[1]
-  base_S = loss_VS[list(whole).index(BASE)]
   return {
-    name: paired.over_seeds(own_S - base_S, of_difference)
-    for name, own_S in zip(whole, loss_VS, strict=True)
+    name: paired.over_seeds(own_S - of[BASE], of_difference)
+    for name, own_S in of.items()
     if name != BASE
   }
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of every interval
+UNLIKE = 0.01  # p below which a variant's seeds do not spread as the others'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,34 @@ def residual(loss_VS: np.ndarray) -> tuple[float, int] | None:
   rest_VS = loss_VS - loss_VS.mean(1, keepdims=True) - loss_VS.mean(0) + loss_VS.mean()
   degrees = (V - 1) * (S - 1)
   return math.sqrt(float((rest_VS**2).sum()) / degrees), degrees
+
+
+def alike(loss_VS: np.ndarray) -> list[int]:
+  """Indices of the variants whose seeds spread as the others' do, so that one deviation fits all.
+
+  The variant that spreads most is left out as long as an F test of its variance against what the
+  others leave (`residual`), corrected for their number, has a p below `UNLIKE`: a variant that some
+  seeds lose, by too high a rate, would make all the others look unsure.
+  """
+  left = list(range(len(loss_VS)))
+  while len(left) > 2:
+    ps = {i: _unlike(loss_VS[i], loss_VS[[j for j in left if j != i]]) for i in left}
+    worst = min(left, key=lambda i: ps[i])
+    if ps[worst] * len(left) >= UNLIKE:
+      break
+    left.remove(worst)
+  return left
+
+
+def _unlike(own_S: np.ndarray, others_VS: np.ndarray) -> float:
+  """p of the F test that this variant spreads no more over its seeds than these do."""
+  rest = residual(others_VS)
+  if rest is None or not rest[0]:
+    return 1.0
+  V, S = others_VS.shape
+  # Beside the mean of the others, which has 1 / V of their variance.
+  variance = float(np.var(own_S - others_VS.mean(0), ddof=1)) / (1 + 1 / V)
+  return float(stats.f.sf(variance / rest[0] ** 2, S - 1, rest[1]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
