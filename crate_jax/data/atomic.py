@@ -1,5 +1,6 @@
 """Files that are written at once or not at all."""
 
+import functools
 import glob
 import os
 import platform
@@ -10,14 +11,12 @@ def write(path: Path, data: bytes | str) -> None:
   """Writes a file, text as UTF-8, so that it is whole on the disk when this returns.
 
   A kill leaves the file that was there before; a power cut too, because the bytes are on the disk
-  before the name is. The half file of a kill goes when this machine next writes the same file.
+  before the name is. The half file of a kill goes when another process of this machine writes in
+  the folder.
   """
   path.parent.mkdir(parents=True, exist_ok=True)
-  begun = f".{path.name}.{platform.node()}."  # several machines may write the file, side by side
-  for stale in path.parent.glob(f"{glob.escape(begun)}*.tmp"):
-    if not _runs(stale.name.removeprefix(begun).removesuffix(".tmp")):
-      stale.unlink(missing_ok=True)
-  temporary = path.with_name(f"{begun}{os.getpid()}.tmp")
+  _clean(path.parent.resolve())
+  temporary = path.with_name(f".{path.name}{_mark()}{os.getpid()}.tmp")
   try:
     with temporary.open("wb") as file:
       file.write(data.encode() if isinstance(data, str) else data)
@@ -27,6 +26,19 @@ def write(path: Path, data: bytes | str) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+@functools.cache
+def _clean(folder: Path) -> None:
+  """Once in a process: a folder of shards may be long."""
+  for stale in folder.glob(f".*{glob.escape(_mark())}*.tmp"):
+    if not _runs(stale.name.removesuffix(".tmp").rpartition(".")[2]):
+      stale.unlink(missing_ok=True)
+
+
+def _mark() -> str:
+  """Between a file's name and its process: several machines may write in a folder."""
+  return f".{platform.node()}."
 
 
 def _runs(process: str) -> bool:
