@@ -7,7 +7,7 @@
 The best four on to three times the tokens, with crate and gpt2 beside them, in the same folder:
 
   python -m crate_jax.scaling.sweep --workdir=runs/ablations --jobs=2 \\
-    --config=configs/ablations.py:long=residual+separate+query+crate_alpha \\
+    --config=configs/ablations.py:long=crate_alpha+separate+mlp+query \\
     --config.data.train=books.txt.xz
 
 Argument: nothing, or long=NAME+NAME+... of `VARIANTS`.
