@@ -74,3 +74,12 @@ def of_kind(values_M: np.ndarray, kind: str, each: int) -> np.ndarray:
   """Those of the neurons of a kind."""
   first = KINDS.index(kind) * each
   return values_M[first : first + each]
+
+
+def works(file):
+  """Writes twenty works of three blocks each; the file's name."""
+  words = "the cat sat on a mat and saw that dog run to his own red hat by it .".split()  # noqa: SIM905
+  rng = np.random.default_rng(0)
+  documents = [" ".join(rng.choice(words, 5000)) + f" {d}\n" for d in range(20)]
+  file.write_text("<|endoftext|>\n".join(documents))
+  return str(file)
