@@ -15,8 +15,9 @@ Argument: nothing, or long=NAME+NAME+... of `VARIANTS`.
 2 layers of width 128, 4 heads, context 256, 4 windows a step, 819,200 tokens; text and recipe of
 configs/plateau.py; three seeds, three rates each. Half the length is trained too, as a branch of
 the same trunk: there the rates are tried, and it gives the slope by which crate is compared at
-another variant's FLOPs. 82,560 updates of 1,024 tokens, and 31,680 for the best four: 2.0 and
-0.5 hours of two CPU cores (8,700 tokens/s a core). There is no published number to compare with.
+another variant's FLOPs. 82,560 updates of 1,024 tokens, and 31,680 more for the best four: they
+took 2.0 and 0.5 hours of two CPU cores at 8,700 tokens/s each, a third of the first beside training
+(192 cells are compiled and scored). There is no published number to compare with.
 """
 
 from ml_collections import config_dict
