@@ -76,8 +76,10 @@ def test_rows_that_a_narrower_config_does_not_name_stay(config, tmp_path):
   shutil.rmtree(tmp_path / "cells")
   config.sweep.variants = ConfigDict({"crate": "architecture=crate"})
   config.sweep.steps, config.sweep.checks = (5, 10), ()
+  rates = (tmp_path / "rates.md").read_text()
   Progress(config, tmp_path).write()
-  assert table.read(tmp_path) == before
+  assert table.read(tmp_path) == before and (tmp_path / "rates.md").read_text() == rates
+  assert "| gpt2 | 2x16x2, 5 steps | 4.2010 |" in rates and "gpt2 2x16x2 0.002." in rates
   # While a trial is missing nothing is known of the grid, and its rows stay too.
   config.sweep.trials = ("2x16x2@5", "2x16x2@10")
   progress = Progress(config, tmp_path)

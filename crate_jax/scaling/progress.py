@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from crate_jax.scaling import grid as grid_lib
 from crate_jax.scaling import rates as rates_lib
 from crate_jax.scaling import table
 from crate_jax.scaling.grid import Cell, Shape
+from crate_jax.scaling.report.cells import trials as trials_of
+from crate_jax.scaling.table import Row
 from crate_jax.training import report
 from crate_jax.training import workdir as files
 
@@ -149,6 +152,14 @@ class Progress:
 
   def write(self) -> None:
     """Writes the tables of what there is; rows of cells that this config does not name stay."""
+    rows = self._all_rows()
+    if rows:
+      table.write(self.workdir, rows)
+    files.write_json(self.workdir / files.CONFIG, self._recipe())
+    if self.grid.rates and not self.trying:
+      atomic.write(self.workdir / "rates.md", self._rates(rows))
+
+  def _all_rows(self) -> list[Row]:
     kinds = {"trial": self._trials(), **self._settled()}
     rows = {
       (cell.name, kind): cell_lib.row(self.results[cell.name], kind)
@@ -161,11 +172,7 @@ class Progress:
       rate = rates.get((row.variant, row.layers, row.width, row.heads), row.learning_rate)
       if row.kind == "trial" or row.learning_rate == rate:  # or another rate was chosen since
         rows.setdefault((row.cell, row.kind), row)
-    if rows:
-      table.write(self.workdir, rows.values())
-    files.write_json(self.workdir / files.CONFIG, self._recipe())
-    if self.grid.rates and not self.trying:
-      atomic.write(self.workdir / "rates.md", self._rates())
+    return list(rows.values())
 
   def _recipe(self) -> dict[str, Any]:
     """The parts of the config that a report speaks of; not where things lie on this machine."""
@@ -184,26 +191,29 @@ class Progress:
       f"({1 - shared / alone:.0%} spared by trunks)"
     )
     if not self.trying and self.grid.rates:
-      report.say(self._rates())
+      report.say(self._rates(self._all_rows()))
 
-  def _rates(self) -> str:
-    """The losses at every rate that was tried, and the rates chosen, as Markdown."""
-    losses = self._losses()
-    tried = rates_lib.tried(self.grid, losses)
+  def _rates(self, rows: Sequence[Row]) -> str:
+    """The losses of all trials in the table, and the rates chosen, as Markdown."""
+    trials = trials_of(rows)
+    tried = sorted({rate for trial in trials for rate in trial.rates})
     lines = ["| variant | trial | " + " | ".join(f"{rate:g}" for rate in tried) + " |"]
     lines.append("|---" * (len(tried) + 2) + "|")
-    trials = {(c.variant, c.shape, c.steps, c.rate): losses[c.name] for c in self._trials()}
-    for variant in self.grid.variants:
-      for shape, steps in self.grid.trials:
-        found = [trials[variant, shape, steps, rate] for rate in tried]
-        cells = [f"**{x:.4f}**" if x == min(found) else f"{x:.4f}" for x in found]
-        lines.append(f"| {variant} | {shape}, {steps:,} steps | " + " | ".join(cells) + " |")
+    for trial in trials:
+      losses = {rate: f"{x:.4f}" for rate, x in zip(trial.rates, trial.losses, strict=True)}
+      best = trial.rates[trial.best]
+      losses[best] = f"**{losses[best]}**"
+      said = " | ".join(losses.get(rate, "") for rate in tried)
+      shape = Shape(trial.size.layers, trial.size.width, trial.size.heads)
+      lines.append(f"| {trial.variant} | {shape}, {trial.steps:,} steps | {said} |")
+    grid = [row for row in rows if row.kind == "grid"]
+    chosen = {(r.variant, Shape(r.layers, r.width, r.heads)): r.learning_rate for r in grid}
     try:
-      rates = [f"{v} {s} {rate:g}" for (v, s), rate in self._chosen().items()]
-      chosen = f"Chosen: {', '.join(rates)}."
+      rates = [f"{v} {s} {rate:g}" for (v, s), rate in (chosen | self._chosen()).items()]
+      last = f"Chosen: {', '.join(rates)}."
     except UserError as error:
-      chosen = str(error)
-    return "\n".join([*lines, "", chosen, ""])
+      last = str(error)
+    return "\n".join([*lines, "", last, ""])
 
 
 def _prepared(config: ConfigDict, out: Path) -> Path:

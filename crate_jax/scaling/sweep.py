@@ -6,9 +6,9 @@ rate, then the grid is trained at the best. Every length is a branch that leaves
 variant, shape and seed for its last fifth, in which the rate decays: each trunk is trained once.
 
 Writes WORKDIR/cells/CELL.json as each cell ends, WORKDIR/table.parquet and table.csv (see
-`scaling.table`), WORKDIR/rates.md, and the runs in WORKDIR/runs. The same command goes on where it
-was stopped; cells that stand in a table already are not trained again. A cell that breaks is tried
-up to three times, then named at the end, and the exit status is 1.
+`scaling.table`), WORKDIR/rates.md (all trials of the table), and the runs in WORKDIR/runs. The same
+command goes on where it was stopped; cells that stand in a table already are not trained again. A
+cell that breaks is tried up to three times, then named at the end, and the exit status is 1.
 
   python -m crate_jax.scaling.sweep --config=configs/plateau.py --workdir=runs/plateau --jobs=2 \\
     --config.data.train=books.txt.xz
