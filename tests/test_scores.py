@@ -82,9 +82,15 @@ def test_rank_correlations_are_scipys():
   rng = np.random.default_rng(0)
   a_NM = np.maximum(rng.normal(size=(300, 5)), 0)
   s_NM = np.round(a_NM + rng.normal(size=(300, 5)))
-  got = scores.correlation(scores.ranks(a_NM), scores.ranks(s_NM))
+  work_N = np.repeat([2, 0, 3], [50, 130, 120])
+  sums_WMS, tokens_W = scores.rank_sums(scores.ranks(a_NM), scores.ranks(s_NM), work_N, 5)
+  assert tokens_W.tolist() == [130, 0, 50, 120, 0]
   wanted = [scipy.stats.spearmanr(a_NM[:, m], s_NM[:, m]).statistic for m in range(5)]
-  np.testing.assert_allclose(got, wanted, atol=1e-12)
+  np.testing.assert_allclose(scores.pearson(sums_WMS.sum(0), 300), wanted, atol=1e-12)
+  assert not sums_WMS[[1, 4]].any() and sums_WMS[[0, 2, 3]].all()
+  constant = np.ones((300, 1))
+  sums_WMS, _ = scores.rank_sums(scores.ranks(constant), scores.ranks(s_NM[:, :1]), work_N, 5)
+  assert np.isnan(scores.pearson(sums_WMS.sum(0), 300)).all()
 
 
 def test_selectivity_is_that_of_plain_counts(judged):

@@ -53,11 +53,16 @@ def test_a_record_is_read_as_it_was_written(measured):
     assert again.states[name].rules == state.rules
     for column in COLUMNS:
       np.testing.assert_array_equal(again.states[name].columns[column], state.columns[column])
-    np.testing.assert_allclose(again.states[name].sums_WMS, state.sums_WMS, rtol=1e-6)
+    for sums in ("sums_WMS", "ranks_WMS"):
+      got, wanted = getattr(again.states[name], sums), getattr(state, sums)
+      np.testing.assert_allclose(got, wanted, rtol=1e-6)
   for state in record.STATES:
     np.testing.assert_allclose(
       again.scored(state, 1).scores(), again.states[state].columns["score"][20:], atol=1e-5
     )
+  np.testing.assert_array_equal(again.ranked_W, kept.ranked_W)
+  ranked = again.scored(record.SPEARMAN, 1).scores()
+  np.testing.assert_allclose(ranked, again.states["trained"].columns["spearman"][20:], atol=1e-5)
   # What a text is decides, not where it lies.
   assert record.read(out, kept.facts | {"text": "--data=../elsewhere.txt"}) is not None
   assert record.read(out, kept.facts | {"text_sha256": "x"}) is None
@@ -185,7 +190,7 @@ def test_effects_on_logits_are_what_a_unit_moves_but_for_the_norm(measured):
 def test_analysis_of_a_record_gives_every_layer_and_state(measured):
   *_, kept = measured
   analysis = neurons_report.analyse([kept], 0, draws=50)
-  assert len(analysis.lines) == 3 * (len(record.STATES) + 1)
+  assert len(analysis.lines) == 3 * (len(record.STATES) + 2)
   for line in analysis.lines:
     low, high = line.summary.interval
     assert -1 <= low <= high <= 1
@@ -202,7 +207,7 @@ def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
   kinds = compare_report.kinds({str(workdir): kept, "gpt2": other})
   assert list(kinds) == ["crate", "gpt2"]
   found = compare_report.compare(kinds, 0, draws=50)
-  assert [c.layer for c in found.contrasts] == [0, 1, None] * 3
+  assert [c.layer for c in found.contrasts] == [0, 1, None] * 4
   plain = found.contrasts[2]
   means = [found.analyses[name].line(None, record.TRAINED).mean for name in ("gpt2", "crate")]
   assert plain.value == pytest.approx(means[0] - means[1])

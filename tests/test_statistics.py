@@ -3,18 +3,24 @@
 import numpy as np
 import pytest
 
-from crate_jax.interpret import statistics
+from crate_jax.interpret import scores, statistics
 from crate_jax.interpret.statistics import Scored
 
 STUDIES, WORKS, NEURONS, DRAWS = 200, 24, 60, 200
 
 
-def study(rng, *, seed_effect=0.0, sparse=False):
+def study(rng, *, seed_effect=0.0, ranks=False):
   """Sums as of a network whose neurons' correlations scatter, on works that scatter too.
 
   a = s * strength of the neuron * of the work + noise; s is standard normal.
   """
   strength_M = rng.normal(0.6 + seed_effect, 0.25, NEURONS)
+  if ranks:
+    work_N = np.repeat(np.arange(WORKS), 60)
+    scale_N1 = rng.normal(1, 0.15, WORKS)[work_N, None]
+    s_NM = rng.normal(size=(len(work_N), NEURONS))
+    a_NM = s_NM * strength_M * scale_N1 + rng.normal(size=s_NM.shape)
+    return Scored(*scores.rank_sums(scores.ranks(a_NM), scores.ranks(s_NM), work_N, WORKS))
   tokens = 400
   work_W = rng.normal(1, 0.15, WORKS)
   sums = np.zeros((WORKS, NEURONS, 5))
@@ -43,6 +49,25 @@ def test_intervals_cover_what_they_should():
   assert 0.90 <= covered / STUDIES <= 0.98
 
 
+def test_intervals_of_rank_correlations_cover_too():
+  rng = np.random.default_rng(0)
+  s_NM = rng.normal(size=(2000, 3000))
+  # Every token of a work of its own: the correlation on endlessly many works.
+  a_NM = s_NM * rng.normal(0.6, 0.25, 3000) * rng.normal(1, 0.15, s_NM.shape)
+  a_NM += rng.normal(size=s_NM.shape)
+  sums_WMS, tokens_W = scores.rank_sums(
+    scores.ranks(a_NM), scores.ranks(s_NM), np.zeros(2000, int), 1
+  )
+  wanted = scores.pearson(sums_WMS[0], tokens_W[0]).mean()
+  covered = 0
+  for _ in range(STUDIES):
+    scored = study(rng, ranks=True)
+    counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
+    summary, _ = statistics.summarise([scored], counts_DW, rng)
+    covered += summary.interval[0] <= wanted <= summary.interval[1]
+  assert 0.90 <= covered / STUDIES <= 0.98
+
+
 def test_a_summary_counts_undefined_scores_both_ways():
   sums = np.zeros((8, 4, 5))
   rng = np.random.default_rng(0)
@@ -54,13 +79,13 @@ def test_a_summary_counts_undefined_scores_both_ways():
   summary, drawn_D2 = statistics.summarise([Scored(sums, np.full(8, 50))], counts_DW, rng)
   third = np.corrcoef((s + 0).ravel(), s.ravel())[0, 1]
   assert third == pytest.approx(1)
-  scores = Scored(sums, np.full(8, 50)).scores()
-  assert scores[:2] == pytest.approx([1, -1])
-  assert np.isnan(scores[3])
+  score_M = Scored(sums, np.full(8, 50)).scores()
+  assert score_M[:2] == pytest.approx([1, -1])
+  assert np.isnan(score_M[3])
   assert (summary.n, summary.coverage) == (4, 0.75)
-  assert summary.mean == pytest.approx(scores[2] / 3)
-  assert summary.mean_zero == pytest.approx(scores[2] / 4)
-  assert summary.median == pytest.approx(scores[2])
+  assert summary.mean == pytest.approx(score_M[2] / 3)
+  assert summary.mean_zero == pytest.approx(score_M[2] / 4)
+  assert summary.median == pytest.approx(score_M[2])
   assert summary.error == pytest.approx(np.std(drawn_D2[:, 0]), rel=1e-6)
 
 

@@ -18,10 +18,11 @@ def network(kind, loss, score, seed=0, rate=0.1):
   r = np.clip(score + 0.05 * rng.normal(size=NEURONS), -0.99, 0.99)
   a = s * r + rng.normal(size=s.shape) * np.sqrt(1 - r**2)
   sums = np.stack([a.sum(1), (a * a).sum(1), s.sum(1), (s * s).sum(1), (a * s).sum(1)], -1)
-  state = State({"firing_rate": np.full(NEURONS, rate)}, [""] * NEURONS, sums, loss)
+  state = State({"firing_rate": np.full(NEURONS, rate)}, [""] * NEURONS, sums, sums, loss)
   facts = {"kind": kind, "windows_sha256": "x", "run": kind, "step": 1, "train_seed": seed}
   states = {TRAINED: state, OWN_TOP: state}
-  return Record(facts, np.arange(NEURONS)[None], np.full(WORKS, tokens), states, sums[:, None])
+  counts = np.full(WORKS, tokens)
+  return Record(facts, np.arange(NEURONS)[None], counts, counts, states, sums[:, None])
 
 
 def test_kinds_are_compared_at_losses_that_both_reach():

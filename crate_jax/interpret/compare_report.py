@@ -9,7 +9,7 @@ import numpy as np
 from crate_jax.errors import UserError
 from crate_jax.interpret import neurons_report, statistics
 from crate_jax.interpret.neurons_report import ALL, DRAWS, Analysis, number, spread
-from crate_jax.interpret.record import OWN_TOP, TRAINED, Record
+from crate_jax.interpret.record import OWN_TOP, SPEARMAN, TRAINED, Record
 from crate_jax.interpret.statistics import Matched, Scored
 from crate_jax.page import Block, Heading, Paragraph, Table
 
@@ -26,7 +26,7 @@ class Contrast:
     a: name of the kind,
     b: and of that which is subtracted.
     layer: its number; None for all layers together.
-    what: which scores: `TRAINED`, `OWN_TOP` or `MATCHED`.
+    what: which scores: `TRAINED`, `SPEARMAN`, `OWN_TOP` or `MATCHED`.
     value: a's mean over defined scores minus b's.
     interval: of it.
     p: of no difference, corrected over the layers.
@@ -106,7 +106,7 @@ def compare(kinds: Kinds, seed: int, draws: int = DRAWS) -> Comparison:
   first, *others = records
   contrasts = []
   for other in others:
-    for what in (TRAINED, OWN_TOP, MATCHED):
+    for what in (TRAINED, SPEARMAN, OWN_TOP, MATCHED):
       contrasts += _contrasts(first, other, records[first], records[other], what, seed, draws)
   return Comparison(analyses, contrasts, _lead(kinds, contrasts))
 
@@ -148,7 +148,7 @@ def _contrasts(
 
 
 def _scored(runs: Sequence[Record], layer: int | None, what: str) -> list[Scored]:
-  state = OWN_TOP if what == OWN_TOP else TRAINED
+  state = TRAINED if what == MATCHED else what
   return [run.scored(state, layer) for run in runs]
 
 
@@ -177,7 +177,7 @@ def _lead(kinds: Kinds, contrasts: Sequence[Contrast]) -> str:
   """The answer in words."""
   sentences = []
   for c in contrasts:
-    if c.layer is not None or c.what == OWN_TOP:
+    if c.layer is not None or c.what in (SPEARMAN, OWN_TOP):
       continue
     low, high = c.interval
     if math.isnan(low):

@@ -47,6 +47,7 @@ class Measured:
     columns: `COLUMNS`, (M,) each.
     by_pair_M: which rule is a neuron's: that by pair, or that by token.
     scored: of the neurons' own rules, all layers.
+    ranked: of the ranks on the first `SAMPLE` windows of the scoring works, by own rules.
     null: of other neurons' rules.
     collected: on the scoring works.
     tables: what the rules were made from.
@@ -57,6 +58,7 @@ class Measured:
   columns: dict[str, np.ndarray]
   by_pair_M: np.ndarray
   scored: Scored
+  ranked: Scored
   null: Scored
   collected: Collected
   tables: Tables
@@ -107,6 +109,8 @@ def measure(
   ranks = [_ranks(sample.result()) for sample in samples]
   simulated = made.simulate(score.tokens_NT[:SAMPLE])
   simulated_NTM = np.where(by_pair_M, simulated[1], simulated[0])
+  work_N = np.repeat(score.work_N[:SAMPLE], score.tokens_NT.shape[1])
+  ranked = Scored(*scores.rank_sums(ranks[1], _ranks(simulated_NTM), work_N, works))
   areas = [_areas(r, s, tokenizer) for r, s in zip(ranks, (explain, score), strict=True)]
   concept_M, area_M = concepts.probes(*areas)
   selectivity = scores.selectivity(tables)
@@ -120,7 +124,7 @@ def measure(
     "score_pair": pair,
     "score_null": null.scores(),
     "gain": pair - token,
-    "spearman": scores.correlation(ranks[1], _ranks(simulated_NTM)),
+    "spearman": ranked.scores(),
     "explained": scores.explained_variance(own_WMS.sum(0), total),
     "purity": selectivity.purity_M,
     "effective_tokens": selectivity.effective_tokens_M,
@@ -137,7 +141,7 @@ def measure(
   }
   assert list(columns) == list(COLUMNS)
   sample_NTM = samples[0].result()
-  return Measured(columns, by_pair_M, scored, null, collected, tables, made, sample_NTM)
+  return Measured(columns, by_pair_M, scored, ranked, null, collected, tables, made, sample_NTM)
 
 
 def effects(measured: Measured, network: Network) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from crate_jax import page as page_lib
 from crate_jax.data import atomic
 from crate_jax.interpret import sheet, statistics
-from crate_jax.interpret.measure import OTHERS
-from crate_jax.interpret.record import INIT, NULL, OWN_TOP, PAGES, STATES, TRAINED, Record
+from crate_jax.interpret.measure import OTHERS, SAMPLE
+from crate_jax.interpret.record import INIT, NULL, OWN_TOP, PAGES, SPEARMAN, STATES, TRAINED, Record
 from crate_jax.interpret.statistics import Summary
 from crate_jax.page import Block, Code, Heading, Paragraph, Table
 from crate_jax.scaling.paired import holm
@@ -46,8 +46,10 @@ constant. "With zeros" counts those as 0. SD is over neurons, SE is the standard
 mean over draws. **Random init** is the same network before training, from its own seed; "own top
 1 %" sets all activations of a neuron to zero but its largest hundredth; "others' rules"
 scores every neuron with the rules of {others} others of its layer, and takes the mean: they can
-explain nothing of it but what the layer's neurons share. p: two-sided, of no difference, corrected
-over the layers by Holm's method.
+explain nothing of it but what the layer's neurons share. "Trained, Spearman": the correlation of
+ranks in place of values, on {sample} windows of the scoring works that all neurons share; works
+that are drawn again keep their ranks. p: two-sided, of no difference, corrected over the layers by
+Holm's method.
 """
 
 
@@ -88,7 +90,7 @@ class Analysis:
   """What the tables of one network say, or of several that differ in their seed.
 
   Attributes:
-    lines: all layers' in every state, and by others' rules.
+    lines: all layers' in every state, by others' rules, and of ranks.
     differences: what training made of them.
   """
 
@@ -115,7 +117,7 @@ def analyse(records: Sequence[Record], seed: int, draws: int = DRAWS) -> Analysi
   lines: list[Line] = []
   drawn: dict[tuple[int | None, str], np.ndarray] = {}
   for layer in (*range(first.layers), None):
-    for name in (*STATES, NULL):
+    for name in (*STATES, NULL, SPEARMAN):
       scored = [record.scored(name, layer) for record in records]
       # A layer's neurons in two states are not the same draw: they are the same only by number.
       rng = np.random.default_rng([seed, layer if layer is not None else 1 << 20, len(drawn)])
@@ -257,7 +259,7 @@ def blocks(record: Record, analysis: Analysis, command: str) -> list[Block]:
 
 def notes(seeds: str = "") -> Paragraph:
   """What the tables' columns and lines are; how seeds are drawn, if they are."""
-  text = NOTES.format(draws=DRAWS, others=OTHERS, seeds=seeds)
+  text = NOTES.format(draws=DRAWS, others=OTHERS, sample=SAMPLE, seeds=seeds)
   return Paragraph(text.replace("\n", " ").strip())
 
 

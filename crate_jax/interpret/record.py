@@ -36,7 +36,9 @@ TRAINED, INIT, NO_ATTENTION, OWN_TOP = (
   "own top 1 %",
 )
 NULL = "others' rules"  # the trained network's
+SPEARMAN = "trained, Spearman"
 STATES = (TRAINED, INIT, NO_ATTENTION, OWN_TOP)
+LAYOUT = 2  # of the files; what another one wrote is measured anew
 _NO_NAME = {"text": ""}
 
 
@@ -48,12 +50,14 @@ class State:
     columns: `measure.COLUMNS`, (M,) each.
     rules: every neuron's, in words.
     sums_WMS: of the neurons' own rules.
+    ranks_WMS: of ranks by these rules, on the excerpts that all neurons share.
     loss: of the network on the scoring windows, nats per token.
   """
 
   columns: dict[str, np.ndarray]
   rules: list[str]
   sums_WMS: np.ndarray
+  ranks_WMS: np.ndarray
   loss: float
 
 
@@ -65,6 +69,7 @@ class Record:
     facts: what was measured, as the manifest says it.
     units_Ln: the neurons of each layer.
     tokens_W: tokens of each work that was scored on.
+    ranked_W: of these, those of the shared excerpts.
     states: by name, see `STATES`.
     null_WKMS: of the trained neurons by others' rules.
   """
@@ -72,6 +77,7 @@ class Record:
   facts: dict[str, Any]
   units_Ln: np.ndarray
   tokens_W: np.ndarray
+  ranked_W: np.ndarray
   states: dict[str, State]
   null_WKMS: np.ndarray
 
@@ -86,9 +92,20 @@ class Record:
     return slice(None) if layer is None else slice(layer * n, (layer + 1) * n)
 
   def scored(self, state: str, layer: int | None) -> Scored:
-    """What a mean over a layer's neurons is made from, in a state or by others' rules."""
-    sums_WMS = self.null_WKMS if state == NULL else self.states[state].sums_WMS
-    return Scored(sums_WMS[..., self.of_layer(layer), :], self.tokens_W)
+    """What a mean over a layer's neurons is made from.
+
+    Args:
+      state: of `STATES`, or `NULL` or `SPEARMAN`.
+      layer: its number; None for all.
+    """
+    tokens_W = self.tokens_W
+    if state == NULL:
+      sums_WMS = self.null_WKMS
+    elif state == SPEARMAN:
+      sums_WMS, tokens_W = self.states[TRAINED].ranks_WMS, self.ranked_W
+    else:
+      sums_WMS = self.states[state].sums_WMS
+    return Scored(sums_WMS[..., self.of_layer(layer), :], tokens_W)
 
 
 def write(
@@ -144,11 +161,11 @@ def read(out: Path, facts: dict[str, Any] | None = None) -> Record | None:
       {column: rows[column].to_numpy() for column in COLUMNS},
       rows["rule"].to_pylist(),
       arrays[f"{name}/own"].astype(np.float64),
+      arrays[f"{name}/ranks"].astype(np.float64),
       float(arrays[f"{name}/loss"]),
     )
-  return Record(
-    manifest, arrays["units"], arrays["tokens"], states, arrays["null"].astype(np.float64)
-  )
+  null_WKMS = arrays["null"].astype(np.float64)
+  return Record(manifest, arrays["units"], arrays["tokens"], arrays["ranked"], states, null_WKMS)
 
 
 def _table(record: Record) -> bytes:
@@ -167,9 +184,11 @@ def _table(record: Record) -> bytes:
 
 
 def _sums(record: Record) -> bytes:
-  arrays = {"units": record.units_Ln.astype(np.int64), "tokens": record.tokens_W.astype(np.int64)}
+  counts = {"units": record.units_Ln, "tokens": record.tokens_W, "ranked": record.ranked_W}
+  arrays = {name: x.astype(np.int64) for name, x in counts.items()}
   arrays["null"] = record.null_WKMS.astype(np.float32)
   for name, state in record.states.items():
     arrays[f"{name}/own"] = state.sums_WMS.astype(np.float32)
+    arrays[f"{name}/ranks"] = state.ranks_WMS.astype(np.float32)
     arrays[f"{name}/loss"] = np.array(state.loss)
   return safetensors.numpy.save(arrays)

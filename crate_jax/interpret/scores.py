@@ -134,11 +134,28 @@ def ranks(a_NM: np.ndarray) -> np.ndarray:
   return scipy.stats.rankdata(a_NM, axis=0)
 
 
-def correlation(x_NM: np.ndarray, y_NM: np.ndarray) -> np.ndarray:
-  """Pearson's correlation of columns, NaN where either is constant; of ranks it is Spearman's."""
-  x_NM, y_NM = (z - z.mean(0, dtype=np.float64) for z in (x_NM, y_NM))
-  size = np.sqrt((x_NM**2).sum(0) * (y_NM**2).sum(0))
-  return np.divide((x_NM * y_NM).sum(0), size, out=np.full_like(size, np.nan), where=size > 0)
+def rank_sums(
+  a_NM: np.ndarray, s_NM: np.ndarray, work_N: np.ndarray, works: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """`SUMS` of ranks, work by work, whose `pearson` is Spearman's correlation.
+
+  Ranks are those among all N tokens, whichever works are drawn again.
+
+  Args:
+    a_NM: ranks of the activations, see `ranks`.
+    s_NM: of a simulation.
+    work_N: the work of each token.
+    works: W.
+
+  Returns:
+    sums_WMS of the ranks as shares of N, from the middle one; and tokens_W, how many were summed.
+  """
+  N, M = a_NM.shape
+  sums_WMS = np.zeros((works, M, len(SUMS)))
+  for work in np.unique(work_N):
+    a, s = ((x_NM[work_N == work] - (N + 1) / 2) / N for x_NM in (a_NM, s_NM))
+    sums_WMS[work] = np.stack([x.sum(0) for x in (a, a * a, s, s * s, a * s)], -1)
+  return sums_WMS, np.bincount(work_N, minlength=works)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,6 +108,7 @@ def facts(run: Run, workdir: str, text: Text, asked: Asked) -> dict[str, Any]:
   """What decides every number of a record, and nothing else."""
   of = {name: text.excerpts.of(name) for name in excerpts.SETS}
   return {
+    "layout": record.LAYOUT,
     "run": Path(workdir).name,
     "kind": kind(run.config.model),
     "architecture": run.config.model.architecture,
@@ -206,7 +207,8 @@ def measured(
     top_M = np.quantile(trained.sample_NTM, _TOP, axis=(0, 1))
     found = one(_above(network.see(mesh), top_M.reshape(L, n)))
     made[record.OWN_TOP] = _state(found, made[record.TRAINED].loss, run.tokenizer)
-  whole = record.Record(described, units_Ln, trained.scored.tokens_W, made, trained.null.sums_WMS)
+  counts = trained.scored.tokens_W, trained.ranked.tokens_W
+  whole = record.Record(described, units_Ln, *counts, made, trained.null.sums_WMS)
   if not asked.shown:
     return whole, {}, {}
   seen, of = pages.activations(network, score, trained, shown_Lk)
@@ -228,7 +230,7 @@ def _state(found: Measured, loss: float, tokenizer: Tokenizer) -> record.State:
     rules.sentence(found.tables, found.rules, i, bool(by_pair), tokenizer)
     for i, by_pair in enumerate(found.by_pair_M)
   ]
-  return record.State(found.columns, sentences, found.scored.sums_WMS, loss)
+  return record.State(found.columns, sentences, found.scored.sums_WMS, found.ranked.sums_WMS, loss)
 
 
 def _mesh(config: MeshConfig) -> Mesh:
