@@ -1,6 +1,7 @@
 """A run measured in every state, and what it leaves on disk."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -134,8 +135,9 @@ def test_a_record_that_was_cut_off_is_not_read(measured, tmp_path, monkeypatch):
 def test_latents_are_the_activations_of_the_shown_neurons(measured):
   workdir, out, kept = measured
   run = crate_jax.load(workdir)
-  for layer in range(2):
-    (file,) = (out / "latents" / f"layer_{layer}").glob("*.safetensors")
+  windows = {}
+  for part, layer in itertools.product(("explain", "score"), range(2)):
+    (file,) = (out / "latents" / part / f"layer_{layer}").glob("*.safetensors")
     arrays = safetensors.numpy.load(file.read_bytes())
     tokens_BT, places = arrays["tokens"], arrays["locations"]
     assert len(np.unique(places[:, 2])) <= ASKED["shown"]
@@ -144,6 +146,8 @@ def test_latents_are_the_activations_of_the_shown_neurons(measured):
     wanted = codes_BTC[tuple(places.T)]
     np.testing.assert_allclose(arrays["activations"], wanted, rtol=2e-3, atol=1e-6)
     assert (arrays["activations"] != 0).all()
+    windows[part] = {bytes(tokens_T) for tokens_T in tokens_BT}
+  assert not windows["explain"] & windows["score"]
 
 
 def test_ablations_add_the_loss_that_an_edited_run_has(measured, text):

@@ -49,7 +49,7 @@ class Measured:
     scored: of the neurons' own rules, all layers.
     ranked: of the ranks on the first `SAMPLE` windows of the scoring works, by own rules.
     null: of other neurons' rules.
-    collected: on the scoring works.
+    collected: on the explaining and on the scoring works, by the set's name.
     tables: what the rules were made from.
     rules: they.
     sample_NTM: activations on the first `SAMPLE` windows of the explaining works.
@@ -60,7 +60,7 @@ class Measured:
   scored: Scored
   ranked: Scored
   null: Scored
-  collected: Collected
+  collected: dict[str, Collected]
   tables: Tables
   rules: Rules
   sample_NTM: np.ndarray
@@ -91,7 +91,12 @@ def measure(
   explain, calibrate, score = (excerpts.of(name) for name in ("explain", "calibrate", "score"))
   pairs = rules.pairs(explain.tokens_NT, tokenizer.vocab_size)
   samples = _Sample(), _Sample()
-  tables = rules.fit(samples[0].through(batches(see, explain, rows, "explaining")), pairs, M)
+  collectors = {
+    "explain": Collector(len(explain.tokens_NT)),
+    "score": Collector(len(score.tokens_NT)),
+  }
+  explaining = samples[0].through(batches(see, explain, rows, "explaining"))
+  tables = rules.fit(collectors["explain"].through(explaining), pairs, M)
   made = rules.rules(tables)
   null_KM = _others(layers, neurons, seed)
   works = len(excerpts.works)
@@ -101,9 +106,8 @@ def measure(
     for x in (chosen.token_WMS, chosen.pair_WMS)
   )
   by_pair_M = by_pair > by_token
-  collector = Collector(len(score.tokens_NT))
-  scoring = collector.through(samples[1].through(batches(see, score, rows, "scoring")))
-  final = scores.sums(scoring, made, works, null_KM)
+  scoring = samples[1].through(batches(see, score, rows, "scoring"))
+  final = scores.sums(collectors["score"].through(scoring), made, works, null_KM)
   own_WMS = np.where(by_pair_M[:, None], final.pair_WMS, final.token_WMS)
   scored, null = (Scored(x, final.tokens_W) for x in (own_WMS, final.null_WKMS))
   ranks = [_ranks(sample.result()) for sample in samples]
@@ -114,7 +118,8 @@ def measure(
   areas = [_areas(r, s, tokenizer) for r, s in zip(ranks, (explain, score), strict=True)]
   concept_M, area_M = concepts.probes(*areas)
   selectivity = scores.selectivity(tables)
-  collected = collector.result()
+  results = {name: collector.result() for name, collector in collectors.items()}
+  collected = results["score"]
   moments = collected.state.means_PLn.reshape(4, M)
   total = final.tokens_W.sum()
   token, pair = (scores.pearson(x.sum(0), total) for x in (final.token_WMS, final.pair_WMS))
@@ -141,7 +146,7 @@ def measure(
   }
   assert list(columns) == list(COLUMNS)
   sample_NTM = samples[0].result()
-  return Measured(columns, by_pair_M, scored, ranked, null, collected, tables, made, sample_NTM)
+  return Measured(columns, by_pair_M, scored, ranked, null, results, tables, made, sample_NTM)
 
 
 def effects(measured: Measured, network: Network) -> None:

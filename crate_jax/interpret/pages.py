@@ -21,21 +21,20 @@ _ROWS = 16
 
 
 def activations(
-  network: Network, excerpts: Excerpts, measured: Measured, shown_Lk: np.ndarray
+  network: Network, excerpts: Excerpts, state: collect.State, shown_Lk: np.ndarray
 ) -> tuple[dict[int, np.ndarray], list[list[list[int]]]]:
   """The shown neurons on the windows that were kept for them, and on the random ones.
 
   Args:
     network: the trained one.
-    excerpts: the scoring windows.
-    measured: what was collected on them.
+    excerpts: the windows of a set.
+    state: what was collected on them.
     shown_Lk: places of the shown neurons among each layer's.
 
   Returns:
     a_LkT of every window that any of them needs, and each neuron's windows.
   """
   random = list(range(min(RANDOM, len(excerpts.tokens_NT))))
-  state = measured.collected.state
   of = [
     [sorted({*collect.windows_of(state, layer, int(i)), *random}) for i in row]
     for layer, row in enumerate(shown_Lk)
@@ -58,12 +57,12 @@ def latents(
   of: Sequence[Sequence[Sequence[int]]],
   excerpts: Excerpts,
   units_Lk: np.ndarray,
-) -> dict[int, dict[str, np.ndarray]]:
+) -> list[dict[str, np.ndarray]]:
   """delphi's arrays of each layer: what is not zero of the shown neurons on their windows.
 
-  locations are (window, token, neuron), and the windows of `tokens` are those of the scoring set.
+  locations are (window, token, neuron), and the windows of `tokens` are those of the set.
   """
-  arrays = {}
+  arrays = []
   for layer, units in enumerate(units_Lk):
     places, values = [], []
     for k, unit in enumerate(units):
@@ -77,7 +76,7 @@ def latents(
       "activations": np.concatenate(values).astype(np.float16),
       "tokens": excerpts.tokens_NT.astype(np.int64),
     }
-    arrays[layer] = of_layer
+    arrays.append(of_layer)
   return arrays
 
 
@@ -119,8 +118,8 @@ def pages(
           "concept": concepts.NAMES[concept] if concept >= 0 else "",
           "init_score": _number(init[i]),
           "percentile": _percentile(columns["score"], int(i)),
-          "histogram": measured.collected.state.counts_LnB[layer, i].tolist(),
-          "bin": _number(measured.collected.scale.width_Ln[layer, i]),
+          "histogram": measured.collected["score"].state.counts_LnB[layer, i].tolist(),
+          "bin": _number(measured.collected["score"].scale.width_Ln[layer, i]),
           "raised": [[int(v), _number(effect_V[v])] for v in raised],
           "lowered": [[int(v), _number(effect_V[v])] for v in lowered],
           "excerpts": shown,
@@ -135,7 +134,7 @@ def pages(
 
 def _groups(measured: Measured, layer: int, neuron: int) -> list[tuple[str, list[int]]]:
   """Windows by what they are shown as: the top, the intervals from high to low, the random."""
-  state = measured.collected.state
+  state = measured.collected["score"].state
   groups = [("top", state.top_at_LnK[layer, neuron][:TOP].tolist())]
   for i in reversed(range(INTERVALS)):
     share = state.in_interval_LnI[layer, neuron, i] / state.windows

@@ -2,9 +2,9 @@
 
 neurons.parquet      a row for each neuron in each state of the network, `measure.COLUMNS` and rule
 sums.safetensors     sums over works, from which every interval is drawn again
-latents/layer_L/     activations of the shown neurons on their excerpts, as delphi lays them out:
-                     FIRST_LAST.safetensors with locations (window, token, neuron), activations
-                     and tokens, and config.json
+latents/SET/layer_L/ activations of the shown neurons on their excerpts of the explaining and of
+                     the scoring works, as delphi lays them out: FIRST_LAST.safetensors with
+                     locations (window, token, neuron), activations and tokens, and config.json
 pages.json           what the shown neurons' pages show
 manifest.json        what was measured on which text, and the digest of every file; written last
 """
@@ -109,20 +109,23 @@ class Record:
 
 
 def write(
-  out: Path, record: Record, latents: dict[int, dict[str, np.ndarray]], pages: dict[str, Any]
+  out: Path,
+  record: Record,
+  latents: dict[tuple[str, int], dict[str, np.ndarray]],
+  pages: dict[str, Any],
 ) -> None:
   """Writes a record; a kill before the end leaves no manifest, and the next run starts anew.
 
   Args:
     out: the folder.
     record: what to write.
-    latents: by layer, delphi's three arrays.
+    latents: by set and layer, delphi's three arrays.
     pages: see `pages.pages`.
   """
   files = {NEURONS: _table(record), SUMS: _sums(record), PAGES: json.dumps(pages).encode()}
-  for layer, arrays in latents.items():
+  for (part, layer), arrays in latents.items():
     last = int(record.units_Ln[layer].max())
-    folder = f"latents/layer_{layer}"
+    folder = f"latents/{part}/layer_{layer}"
     files[f"{folder}/0_{last}.safetensors"] = safetensors.numpy.save(arrays)
     described = {"width": last + 1, "ctx_len": int(arrays["tokens"].shape[1])}
     files[f"{folder}/config.json"] = json.dumps(described, indent=2).encode()

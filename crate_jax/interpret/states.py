@@ -167,11 +167,11 @@ def shown_units(units_Ln: np.ndarray, shown: int, seed: int) -> np.ndarray:
 
 def measured(
   run: Run, text: Text, asked: Asked, described: dict[str, Any]
-) -> tuple[record.Record, dict[int, dict[str, np.ndarray]], dict[str, Any]]:
+) -> tuple[record.Record, dict[tuple[str, int], dict[str, np.ndarray]], dict[str, Any]]:
   """Measures a run in all its states.
 
   Returns:
-    the record, delphi's arrays by layer, and what the pages show.
+    the record, delphi's arrays by set and layer, and what the pages show.
   """
   config = run.config.model
   units_Ln = choose(config.codes, config.layers, asked.neurons, asked.seed)
@@ -211,9 +211,14 @@ def measured(
   whole = record.Record(described, units_Ln, *counts, made, trained.null.sums_WMS)
   if not asked.shown:
     return whole, {}, {}
-  seen, of = pages.activations(network, score, trained, shown_Lk)
-  latents = pages.latents(seen, of, score, np.take_along_axis(units_Ln, shown_Lk, axis=1))
-  shown = pages.pages(network, trained, whole, score, run.tokenizer, shown_Lk, seen)
+  latents, seen = {}, {}
+  units_Lk = np.take_along_axis(units_Ln, shown_Lk, axis=1)
+  for name, collected in trained.collected.items():
+    windows = text.excerpts.of(name)
+    seen[name], of = pages.activations(network, windows, collected.state, shown_Lk)
+    for layer, arrays in enumerate(pages.latents(seen[name], of, windows, units_Lk)):
+      latents[name, layer] = arrays
+  shown = pages.pages(network, trained, whole, score, run.tokenizer, shown_Lk, seen["score"])
   return whole, latents, shown
 
 
