@@ -21,7 +21,7 @@ from crate_jax.scaling.report.gap import SizeGap
 SURE = 0.95
 FLAT = 0.01  # nats per doubling: a fall certainly below it is called a plateau
 DECIDED = ("crossed", "closes", "stays")
-NAMES = {"crate": "CRATE", "gpt2": "GPT-2"}
+NAMES = {"crate": "CRATE", "crate_alpha": "CRATE-alpha", "gpt2": "GPT-2"}
 
 
 @dataclasses.dataclass(frozen=True)
