@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import math
 
 import pytest
 import studies
@@ -40,13 +42,26 @@ def test_the_checklist_takes_from_the_config_what_the_table_does_not_say(tmp_pat
       lines()
 
 
-def test_a_size_whose_rate_was_tried_at_another_is_named():
+def test_sizes_whose_rate_was_tried_at_others_are_named():
   def line(sizes, trials):
     a = analyse(studies.study(sizes=sizes) + trials, Choice(draws=20))
     return dict(checklist_lib.table(a, {}).rows)["sizes at which no rate was tried"]
 
   assert line([(2, 128)], []) == "not recorded"
-  assert line([(2, 128)], studies.trials()) == "none"
-  assert line([(1, 128), (2, 128), (2, 64)], studies.trials()) == (
-    "1L x 128 and 2L x 64, by the rate of those nearest in size"
+  of_crate = studies.trials()
+  both = of_crate + studies.trials("gpt2")
+  assert line([(2, 128)], both) == "none"
+  assert line([(1, 128), (2, 128), (2, 64)], both) == (
+    "CRATE 1L x 128, CRATE 2L x 64, GPT-2 1L x 128 and GPT-2 2L x 64: the nearest tried size's "
+    "rate, or one between those of two"
   )
+  assert line([(2, 128)], of_crate).startswith("GPT-2 2L x 128: ")
+
+
+def test_a_run_that_diverged_has_no_tokens_and_no_text_to_be_listed():
+  rows = studies.study(sizes=[(2, 128)])
+  lost = dataclasses.replace(rows[0], kind="trial", loss=math.inf, loss_of_rates=math.inf)
+  rows.append(dataclasses.replace(lost, cell="lost", learning_rate=0.1, tokens=0, text=""))
+  lines = dict(checklist_lib.table(analyse(rows, Choice(draws=20)), {}).rows)
+  assert lines["batch size"].startswith("1,024 tokens")
+  assert lines["training text"] == "sha256 " + "ab" * 6

@@ -55,3 +55,30 @@ def test_lengths_of_fewer_seeds_weigh_less_and_may_miss_more(rows):
   for name in ("alpha", "beta"):
     np.testing.assert_allclose(found[name].value, getattr(law, name))
   assert abs(found["beta"].value - fit.fit_sizes(*np.array(runs).T[:3]).beta) > 1e-4
+
+
+def test_a_variant_whose_seeds_spread_more_has_noise_of_its_own(rows):
+  """CRATE's seeds at one size spread ten times as much, which its own intervals say."""
+  calm = analyse(rows, FEW)
+  assert not calm.unlike
+
+  def wild(row):
+    of_it = row.variant == "crate" and (row.layers, row.width) == (2, 128)
+    return dataclasses.replace(row, loss=row.loss + of_it * 0.1 * (row.seed - 2))
+
+  a = analyse([wild(row) for row in rows], FEW)
+  assert list(a.unlike) == [("crate", SIZE)]
+  own = a.noise_at("crate", SIZE)
+  # Of 0.1 x -2, -1, 0, 1, 2 the standard deviation is 0.158, and the pool of six groups has less.
+  assert own.trunk == pytest.approx(0.158, rel=0.1)
+  assert own.trunk > 2 * a.noise.trunk and a.noise_at("gpt2", SIZE) == a.noise
+  gap = a.noise_of_gap_at(SIZE)
+  assert gap.trunk == pytest.approx(
+    max(np.hypot(own.trunk, a.noise_of_gap.trunk / 2**0.5), a.noise_of_gap.trunk)
+  )
+  assert a.noise_of_gap_at(Size(1, 128, 4, "1L x 128")) == a.noise_of_gap
+  widths = {}
+  for name in ("crate", "gpt2"):
+    ten = a.curve(name, SIZE).law.E
+    widths[name] = ten.high - ten.low
+  assert widths["crate"] > 1.5 * widths["gpt2"]

@@ -122,7 +122,7 @@ def studies(rows: Sequence[Row]) -> list[Study]:
   cells = [row for row in rows if row.kind == "grid"]
   if not any(math.isfinite(row.loss) for row in cells):
     raise UserError("The table has no cell of the grid with a finite loss: nothing to report yet.")
-  texts = {row.text for row in rows}
+  texts = {row.text for row in rows if row.text}  # of a run that diverged it is not known
   if len(texts) > 1:
     raise UserError(f"The cells are of {len(texts)} different texts, and do not compare.")
   shapes = sorted({_shape(row) for row in cells if math.isfinite(row.loss)})

@@ -1,7 +1,7 @@
 """All that `scaling.plateau` finds in a sweep's table, as numbers."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Analysis:
     cells: of the grid, repeated ones too.
     dropped: names of the cells of the grid without a finite loss.
     noise: of the losses between seeds, pooled over variants and sizes; None without two seeds.
+    unlike: variants and sizes whose seeds spread more than the others', with their noise.
     noise_of_gap: of the pair's difference, pooled over sizes.
     borrowed: that is the noise of two independent losses, for want of pairs.
     curves: every variant and size, over the lengths that are not repeated.
@@ -65,6 +66,7 @@ class Analysis:
   cells: list[Cell]
   dropped: list[str]
   noise: Noise | None
+  unlike: dict[tuple[str, Size], Noise]
   noise_of_gap: Noise | None
   borrowed: bool
   curves: list[Curve]
@@ -80,6 +82,14 @@ class Analysis:
     """Of a variant and size, if it has lengths that are not repeated."""
     found = [c for c in self.curves if (c.variant, c.size) == (variant, size)]
     return found[0] if found else None
+
+  def noise_at(self, variant: str, size: Size) -> Noise | None:
+    """Of the losses of a variant and size between seeds."""
+    return self.unlike.get((variant, size), self.noise)
+
+  def noise_of_gap_at(self, size: Size) -> Noise | None:
+    """Of the pair's difference at a size between seeds."""
+    return _of_gap_at(size, (self.choice.crate, self.choice.gpt2), self.noise_of_gap, self.unlike)
 
   def floors(self, size: Size) -> Estimate | None:
     """The irreducible loss of CRATE less that of GPT-2, each free; None without both laws."""
@@ -107,14 +117,21 @@ def analyse(rows: Sequence[Row], choice: Choice) -> Analysis:
     )
   once = cells_lib.series(cell for cell in cells if not cell.repeated)
   every = cells_lib.series(cells)
-  noise = laws_lib.pooled([laws_lib.matrix(of) for of in once.values()])
+  groups = {key: laws_lib.matrix(of) for key, of in once.items()}
+  noise = laws_lib.pooled(list(groups.values()))
+  unlike = laws_lib.unlike(groups, noise)
   both = [size for size in sorted({c.size for c in cells}) if {(v, size) for v in pair} <= {*every}]
   noise_of_gap, borrowed = _noise_of_gap(once, both, pair, noise)
   draws, seed = choice.draws, choice.seed
-  curves = [laws_lib.curve(of, noise, draws, seed) for of in once.values()]
+  curves = [laws_lib.curve(of, unlike.get(key, noise), draws, seed) for key, of in once.items()]
   found = [
     gap_lib.size_gap(
-      every[choice.crate, size], every[choice.gpt2, size], noise_of_gap, noise, draws, seed
+      every[choice.crate, size],
+      every[choice.gpt2, size],
+      _of_gap_at(size, pair, noise_of_gap, unlike),
+      _largest(noise, [unlike.get((name, size)) for name in pair]),
+      draws,
+      seed,
     )
     for size in both
   ]
@@ -127,13 +144,18 @@ def analyse(rows: Sequence[Row], choice: Choice) -> Analysis:
     cells=cells,
     dropped=dropped,
     noise=noise,
+    unlike=unlike,
     noise_of_gap=noise_of_gap,
     borrowed=borrowed,
     curves=curves,
     shared=[fitted for fitted in shared if fitted],
     sizes=[
       sizes_lib.sizes(
-        name, {size: of for (v, size), of in once.items() if v == name}, noise, draws, seed
+        name,
+        {size: of for (v, size), of in once.items() if v == name},
+        _largest(noise, [of for (v, _), of in unlike.items() if v == name]),
+        draws,
+        seed,
       )
       for name in variants
     ],
@@ -167,6 +189,33 @@ def _noise_of_gap(
   if noise and laws_lib.too_few(own) and not laws_lib.too_few(noise):
     return Noise(2**0.5 * noise.trunk, 2**0.5 * noise.branch, noise.degrees), True
   return own, False
+
+
+def _largest(noise: Noise | None, others: Iterable[Noise | None]) -> Noise | None:
+  """A noise, or the larger ones of what it is for."""
+  for other in others:
+    if noise and other:
+      noise = laws_lib.larger(noise, other)
+  return noise
+
+
+def _of_gap_at(
+  size: Size,
+  pair: tuple[str, str],
+  noise_of_gap: Noise | None,
+  unlike: Mapping[tuple[str, Size], Noise],
+) -> Noise | None:
+  """The noise of the pair's difference at a size, of which one side may spread more than others.
+
+  Then it is that side's own, and what the other side adds is what it adds anywhere.
+  """
+  own = [unlike[name, size] for name in pair if (name, size) in unlike]
+  if not noise_of_gap or not own:
+    return noise_of_gap
+  half = noise_of_gap.trunk / 2**0.5, noise_of_gap.branch / 2**0.5
+  sides = [(of.trunk, of.branch) for of in own] + [half] * (2 - len(own))
+  trunk, branch = (float(np.hypot(*of)) for of in zip(*sides, strict=True))
+  return laws_lib.larger(Noise(trunk, branch, noise_of_gap.degrees), noise_of_gap)
 
 
 def _gap(gap: SizeGap) -> dict[str, Any]:
@@ -203,6 +252,7 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
     ],
     "dropped": a.dropped,
     "noise": a.noise and dataclasses.asdict(a.noise),
+    "noise_unlike": {f"{v} {size}": dataclasses.asdict(of) for (v, size), of in a.unlike.items()},
     "noise_of_gap": a.noise_of_gap and dataclasses.asdict(a.noise_of_gap),
     "noise_of_gap_borrowed": a.borrowed,
     "curves": [dataclasses.asdict(dataclasses.replace(c, draws=None)) for c in a.curves],

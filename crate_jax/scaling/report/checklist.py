@@ -13,6 +13,7 @@ from typing import Any
 from crate_jax.errors import UserError
 from crate_jax.page import Table
 from crate_jax.scaling import fit, uncertainty
+from crate_jax.scaling.paired import UNLIKE
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import LEVEL, MOST_EPOCHS
@@ -85,7 +86,12 @@ def _noise(a: Analysis) -> str:
       f"{a.noise_of_gap.degrees}"
     )
   if a.borrowed:
-    said += ", that of two independent losses, because the pairs are too few: cautious"
+    said += ", that of two independent losses, because the pairs are too few"
+  for (variant, size), noise in a.unlike.items():
+    said += (
+      f"; **{words.name(variant)} at {size} spreads more than the others** (F test, "
+      f"p < {UNLIKE:g}) and has {noise.trunk:.4f} and {noise.branch:.4f}"
+    )
   return said
 
 
@@ -118,10 +124,13 @@ def _nonzero(rows: Sequence[Row]) -> str:
 def _training(a: Analysis, rows: Sequence[Row], recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
   tried = [f"{of.variant} {of.size}: {len(of.rates)} rates" for of in a.trials]
   ends = [f"{t.variant} {t.size}, {t.steps:,} steps" for t in a.trials if not t.interior]
-  known = {of.size for of in a.trials}
-  untried = list(dict.fromkeys(str(cell.size) for cell in a.cells if cell.size not in known))
-  lent = f"{words.listed(untried or [NOT])}, by the rate of those nearest in size"
-  batches = {row.tokens / row.steps for row in rows}
+  known = {(of.variant, of.size) for of in a.trials}
+  lacking = [(c.variant, c.size) for c in a.cells if (c.variant, c.size) not in known]
+  untried = [f"{words.name(variant)} {size}" for variant, size in dict.fromkeys(lacking)]
+  lent = (
+    f"{words.listed(untried or [NOT])}: the nearest tried size's rate, or one between those of two"
+  )
+  batches = {row.tokens / row.steps for row in rows if row.tokens}
   wsd = any(row.schedule == "wsd" for row in rows)
   return [
     ("schedule", _distinct(row.schedule for row in rows)
@@ -136,7 +145,7 @@ def _training(a: Analysis, rows: Sequence[Row], recipe: Mapping[str, Any]) -> li
       recipe, OPTIMISER, "optimizer.beta1", "optimizer.beta2", "optimizer.warmup_steps",
       "optimizer.weight_decay",
     )),
-    ("training text", f"sha256 {_distinct(row.text[:12] for row in rows)}"),
+    ("training text", f"sha256 {_distinct(row.text[:12] for row in rows if row.text)}"),
     ("repetition", f"{_span([r.epochs for r in rows], lambda x: f'{x:.2f}')} epochs"),
     ("tokenizer and vocabulary", _tokenizer(recipe)),
   ]  # fmt: skip

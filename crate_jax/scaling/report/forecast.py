@@ -130,8 +130,9 @@ def make(rows: Sequence[Row], tokens: int, choice: Choice) -> dict[str, Any]:
       cells = once[curve.variant, curve.size]
       rng = laws_lib.stream(choice.seed, "forecast", curve.variant, curve.size)
       draws = None
-      if curve.draws is not None and a.noise:
-        draws = curve.draws.loss(tokens) + _new_mean(a.noise, min(curve.seeds), choice.draws, rng)
+      noise = a.noise_at(curve.variant, curve.size)
+      if curve.draws is not None and noise:
+        draws = curve.draws.loss(tokens) + _new_mean(noise, min(curve.seeds), choice.draws, rng)
       predicted = dataclasses.asdict(laws_lib.estimate(curve.law.at(tokens), draws))
       losses.append({"variant": curve.variant, **_size(cells[0].size), **predicted})
   if not losses:
@@ -155,11 +156,12 @@ def _size(size: Size) -> dict[str, int]:
 def _gap(a: Analysis, gap: SizeGap, tokens: int) -> dict[str, Any]:
   assert gap.law
   draws = None
-  if gap.law.draws and a.noise_of_gap:
+  noise = a.noise_of_gap_at(gap.size)
+  if gap.law.draws and noise:
     rng = laws_lib.stream(a.choice.seed, "forecast", GAP, gap.size)
     seeds = min(len(point.seeds) for point in gap.fitted)
     gaps = gap.law.draws.at(float(tokens))
-    draws = gaps + _new_mean(a.noise_of_gap, seeds, len(gaps), rng)
+    draws = gaps + _new_mean(noise, seeds, len(gaps), rng)
   return dataclasses.asdict(laws_lib.estimate(float(gap.law.at(tokens)), draws))
 
 

@@ -1,17 +1,18 @@
 """L(D) of every variant and size, with intervals.
 
 An interval at `LEVEL` comes from a parametric bootstrap (`uncertainty.law_draws`) with the noise
-between seeds pooled over all variants and sizes. There is none where that noise has too few degrees
-of freedom, and no fit of fewer than `fit.LENGTHS` lengths.
+between seeds pooled over all variants and sizes, or with its own where the seeds of a variant and
+size spread more (`unlike`). There is none where the pooled noise has too few degrees of freedom,
+and no fit of fewer than `fit.LENGTHS` lengths.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from crate_jax.errors import UserError
-from crate_jax.scaling import fit, uncertainty
+from crate_jax.scaling import fit, paired, uncertainty
 from crate_jax.scaling.report.cells import Cell, Estimate, Size, common_seeds, over_seeds
 from crate_jax.scaling.uncertainty import Noise
 
@@ -129,6 +130,39 @@ def pooled(groups: Sequence[np.ndarray]) -> Noise | None:
     return uncertainty.noise(groups)
   except UserError:
     return None
+
+
+def unlike(
+  groups: Mapping[tuple[str, Size], np.ndarray], noise: Noise | None
+) -> dict[tuple[str, Size], Noise]:
+  """The noise of those groups whose seeds spread more than the others'.
+
+  Pooling takes all groups to have one noise. Of each, the means over lengths of its seeds are held
+  against those of the others by `paired.alike`; where they spread more, its own noise counts if it
+  is the larger. Of so few seeds that is little known, but they were chosen for spreading much.
+
+  Args:
+    groups: as of `uncertainty.noise`; those that have fewer seeds than others are not looked at.
+    noise: of all of them, pooled.
+  """
+  most = max((len(group_SD) for group_SD in groups.values()), default=0)
+  means = {}
+  for key, group_SD in groups.items():
+    whole_D = np.isfinite(group_SD).all(axis=0)
+    if len(group_SD) == most and whole_D.any():
+      means[key] = group_SD[:, whole_D].mean(axis=1)
+  if noise is None or not means:
+    return {}
+  alike = paired.alike(np.stack(list(means.values())))
+  own = {key: pooled([groups[key]]) for i, key in enumerate(means) if i not in alike}
+  return {key: larger(of, noise) for key, of in own.items() if of}
+
+
+def larger(one: Noise, other: Noise) -> Noise:
+  """The larger of each deviation, with the degrees of freedom of the one that has more."""
+  return Noise(
+    max(one.trunk, other.trunk), max(one.branch, other.branch), max(one.degrees, other.degrees)
+  )
 
 
 def matrix(cells: Sequence[Cell]) -> np.ndarray:

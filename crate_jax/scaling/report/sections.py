@@ -172,7 +172,8 @@ def _fits(a: Analysis) -> list[Block]:
     Paragraph(
       f"L(D) = E + B D^-beta, D in tokens, nats per token, fitted to the means over seeds of at "
       f"least {fit.LENGTHS} lengths. Intervals: parametric bootstrap with the noise between seeds, "
-      f"pooled over all variants and sizes, where that has {DEGREES} degrees of freedom. End: "
+      f"pooled over all variants and sizes, where that has {DEGREES} degrees of freedom; where the "
+      "seeds of a variant and size spread more than the others', with its own (checklist). End: "
       "change of the loss per doubling of the tokens between the two longest lengths, over seeds."
     ),
     tables_lib.laws(a),
