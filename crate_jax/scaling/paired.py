@@ -69,18 +69,18 @@ def residual(loss_VS: np.ndarray) -> tuple[float, int] | None:
   return math.sqrt(float((rest_VS**2).sum()) / degrees), degrees
 
 
-def alike(loss_VS: np.ndarray) -> list[int]:
+def alike(loss_VS: np.ndarray, level: float = UNLIKE) -> list[int]:
   """Indices of the variants whose seeds spread as the others' do, so that one deviation fits all.
 
   The variant that spreads most is left out as long as an F test of its variance against what the
-  others leave (`residual`), corrected for their number, has a p below `UNLIKE`: a variant that some
+  others leave (`residual`), corrected for their number, has a p below `level`: a variant that some
   seeds lose, by too high a rate, would make all the others look unsure.
   """
   left = list(range(len(loss_VS)))
   while len(left) > 2:
     ps = {i: _unlike(loss_VS[i], loss_VS[[j for j in left if j != i]]) for i in left}
     worst = min(left, key=lambda i: ps[i])
-    if ps[worst] * len(left) >= UNLIKE:
+    if ps[worst] * len(left) >= level:
       break
     left.remove(worst)
   return left

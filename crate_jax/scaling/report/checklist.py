@@ -13,10 +13,10 @@ from typing import Any
 from crate_jax.errors import UserError
 from crate_jax.page import Table
 from crate_jax.scaling import fit, uncertainty
-from crate_jax.scaling.paired import UNLIKE
 from crate_jax.scaling.report import words
 from crate_jax.scaling.report.analysis import Analysis
 from crate_jax.scaling.report.cells import LEVEL, MOST_EPOCHS
+from crate_jax.scaling.report.laws import SPREADS
 from crate_jax.scaling.table import Row
 
 NOT = "not recorded"
@@ -90,7 +90,7 @@ def _noise(a: Analysis) -> str:
   for (variant, size), noise in a.unlike.items():
     said += (
       f"; **{words.name(variant)} at {size} spreads more than the others** (F test, "
-      f"p < {UNLIKE:g}) and has {noise.trunk:.4f} and {noise.branch:.4f}"
+      f"p < {SPREADS:g}) and has {noise.trunk:.4f} and {noise.branch:.4f}"
     )
   return said
 

@@ -16,6 +16,7 @@ from crate_jax.scaling import fit, paired, uncertainty
 from crate_jax.scaling.report.cells import Cell, Estimate, Size, common_seeds, over_seeds
 from crate_jax.scaling.uncertainty import Noise
 
+SPREADS = 0.05  # p below which seeds spread more than others'; a false alarm only widens intervals
 MISFIT = 3  # times the noise of a mean over seeds that a law may miss the means by
 POINTS = 41  # of a line in a picture
 
@@ -153,7 +154,7 @@ def unlike(
       means[key] = group_SD[:, whole_D].mean(axis=1)
   if noise is None or not means:
     return {}
-  alike = paired.alike(np.stack(list(means.values())))
+  alike = paired.alike(np.stack(list(means.values())), SPREADS)
   own = {key: pooled([groups[key]]) for i, key in enumerate(means) if i not in alike}
   return {key: larger(of, noise) for key, of in own.items() if of}
 
