@@ -33,7 +33,7 @@ def test_a_kill_leaves_the_old_file_and_its_half_goes_with_the_next_process(tmp_
   assert another(KILLED, path, "half") == -9
   (half,) = set(tmp_path.iterdir()) - {path}
   assert path.read_text() == "old" and half.name.endswith(".tmp")
-  elsewhere = half.with_name(half.name.replace(atomic._mark(), ".another-machine."))
+  elsewhere = half.with_name(half.name.replace(atomic._mark(), "@another-machine-1@"))
   elsewhere.write_text("of a process that cannot be asked after here")
   assert another(WRITE, path, "new") == 0
   assert path.read_text() == "new" and set(tmp_path.iterdir()) == {path, elsewhere}

@@ -96,7 +96,7 @@ def test_a_pass_keeps_no_more_of_a_longer_text():
   sizes = []
   for windows in (40, 400):
     state = jax.eval_shape(lambda: collect.empty(L, n))
-    state = jax.eval_shape(
+    state, _ = jax.eval_shape(
       collect.add,
       state,
       jax.ShapeDtypeStruct((L, windows, T, n), jnp.float32),
@@ -107,3 +107,19 @@ def test_a_pass_keeps_no_more_of_a_longer_text():
     )
     sizes.append([x.shape for x in state])
   assert sizes[0] == sizes[1]
+
+
+def test_a_neuron_that_fires_after_the_pilot_has_the_scale_of_where_it_first_does():
+  a_LBTn = np.zeros((1, 48, 4, 2), np.float32)
+  a_LBTn[..., 0] = 1
+  a_LBTn[0, 36, 1, 1], a_LBTn[0, 38, 0, 1] = 2.4, 1.2  # the second neuron, in the third batch
+  a_LBTn[0, 45, 0, 1] = 0.3
+  excerpts = Excerpts(np.arange(48 * 4).reshape(48, 4), np.zeros(48, int), np.zeros(48, int), (), 0)
+  collector = collect.Collector(48)
+  for _ in collector.through(batches(lambda tokens: a_LBTn[:, tokens[:, 0] // 4], excerpts, 16)):
+    pass
+  found = collector.result()
+  np.testing.assert_allclose(found.scale.width_Ln[0], [1 / collect.BINS, 2.4 / collect.BINS])
+  places = [np.flatnonzero(w >= 0) for w in found.state.interval_LnIR[0, 1].T]
+  assert places[0].tolist() == [1, 5, 11]  # 0.3, 1.2 and 2.4 of 2.4, in twelfths
+  assert found.state.counts_LnB[0, 1].sum() == 2  # of the tokens that are counted

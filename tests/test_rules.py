@@ -108,13 +108,16 @@ def test_a_rule_reads_as_a_sentence(tmp_path):
     of = tokenizer.encode("e")[0], tokenizer.encode("o")[0], tokenizer.encode("t")[0]
     before = np.roll(tokens_BT, 1, axis=1)
     pair = (tokens_BT == of[1]) & (before == of[2])
-    return np.stack([tokens_BT == of[0], pair, 0 * tokens_BT], -1)[None].astype(np.float32)
+    both = np.where(tokens_BT == of[0], 1, -1)
+    neurons = [tokens_BT == of[0], pair, 0 * tokens_BT, both]
+    return np.stack(neurons, -1)[None].astype(np.float32)
 
   excerpts = planted.Excerpts(tokens_NT, np.zeros(len(tokens_NT), int), None, ("a",), 0)
   known = rules.pairs(tokens_NT, tokenizer.vocab_size)
-  tables = rules.fit(batches(see, excerpts, 8), known, 3)
+  tables = rules.fit(batches(see, excerpts, 8), known, 4)
   made = rules.rules(tables)
-  words = [rules.sentence(tables, made, i, bool(i), tokenizer) for i in range(3)]
+  words = [rules.sentence(tables, made, i, i == 1, tokenizer) for i in range(4)]
   assert words[0] == "fires on 'e' (100%); 0% of its activation lies elsewhere"
   assert words[1].startswith("fires on 'o' after 't' (9")
   assert words[2] == "never fires"
+  assert words[3] == "is largest on 'e'; it is negative elsewhere"

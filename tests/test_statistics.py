@@ -9,7 +9,7 @@ from crate_jax.interpret.statistics import Scored
 STUDIES, WORKS, NEURONS, DRAWS = 200, 24, 60, 200
 
 
-def study(rng, *, seed_effect=0.0, ranks=False):
+def study(rng, *, seed_effect=0.0, ranks=False, tokens=400, work_W=None):
   """Sums as of a network whose neurons' correlations scatter, on works that scatter too.
 
   a = s * strength of the neuron * of the work + noise; s is standard normal.
@@ -21,8 +21,8 @@ def study(rng, *, seed_effect=0.0, ranks=False):
     s_NM = rng.normal(size=(len(work_N), NEURONS))
     a_NM = s_NM * strength_M * scale_N1 + rng.normal(size=s_NM.shape)
     return Scored(*scores.rank_sums(scores.ranks(a_NM), scores.ranks(s_NM), work_N, WORKS))
-  tokens = 400
-  work_W = rng.normal(1, 0.15, WORKS)
+  if work_W is None:
+    work_W = rng.normal(1, 0.15, WORKS)
   sums = np.zeros((WORKS, NEURONS, 5))
   for w in range(WORKS):
     s = rng.normal(size=(tokens, NEURONS))
@@ -31,9 +31,9 @@ def study(rng, *, seed_effect=0.0, ranks=False):
   return Scored(sums, np.full(WORKS, tokens))
 
 
-def truth(rng, seed_effect=0.0):
-  """The mean score of endlessly many neurons on endlessly many works."""
-  strength = rng.normal(0.6 + seed_effect, 0.25, 1_000_000)
+def truth(rng, seeds=0.0):
+  """The mean score of endlessly many neurons of endlessly many seeds on endlessly many works."""
+  strength = rng.normal(0.6, np.hypot(0.25, seeds), 1_000_000)
   mean_work, square_work = 1.0, 1 + 0.15**2
   return np.mean(strength * mean_work / np.sqrt(strength**2 * square_work + 1))
 
@@ -45,6 +45,21 @@ def test_intervals_cover_what_they_should():
     scored = study(rng)
     counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
     summary, _ = statistics.summarise([scored], counts_DW, rng)
+    covered += summary.interval[0] <= wanted <= summary.interval[1]
+  assert 0.90 <= covered / STUDIES <= 0.98
+
+
+@pytest.mark.parametrize("seeds", [0.0, 0.03, 0.2])
+def test_intervals_of_three_seeds_cover_too(seeds):
+  """Seeds that do not differ; by about as much as a draw of neurons; by much more."""
+  rng = np.random.default_rng(5)
+  wanted, covered = truth(rng, seeds), 0
+  for _ in range(STUDIES):
+    work_W = rng.normal(1, 0.15, WORKS)
+    effects = rng.normal(0, seeds, 3)
+    networks = [study(rng, seed_effect=e, tokens=80, work_W=work_W) for e in effects]
+    counts_DW = statistics.draw_works(WORKS, DRAWS, rng)
+    summary, _ = statistics.summarise(networks, counts_DW, rng)
     covered += summary.interval[0] <= wanted <= summary.interval[1]
   assert 0.90 <= covered / STUDIES <= 0.98
 

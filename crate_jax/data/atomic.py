@@ -32,13 +32,16 @@ def write(path: Path, data: bytes | str) -> None:
 def _clean(folder: Path) -> None:
   """Once in a process: a folder of shards may be long."""
   for stale in folder.glob(f".*{glob.escape(_mark())}*.tmp"):
-    if not _runs(stale.name.removesuffix(".tmp").rpartition(".")[2]):
+    if not _runs(stale.name.removesuffix(".tmp").rpartition("@")[2]):
       stale.unlink(missing_ok=True)
 
 
 def _mark() -> str:
-  """Between a file's name and its process: several machines may write in a folder."""
-  return f".{platform.node()}."
+  """Between a file's name and its process: several machines may write in a folder, and several
+  containers of one machine, which do not see each other's processes."""
+  namespace = Path("/proc/self/ns/pid")
+  space = namespace.stat().st_ino if namespace.exists() else 0
+  return f"@{platform.node()}-{space}@"
 
 
 def _runs(process: str) -> bool:

@@ -57,8 +57,8 @@ class Scale(NamedTuple):
   """Where intervals and quantiles end, of each neuron, seen on the pilot.
 
   Attributes:
-    width_Ln: of a histogram's bin: the largest activation by `BINS`; infinite for a neuron that is
-      never positive.
+    width_Ln: of a histogram's bin: the largest activation by `BINS`, in the pilot or, of a neuron
+      that is not positive there, in the first batch where it is; infinite until then.
     edges_LnQ: between the quantiles of the windows' peaks, `QUANTILES` - 1 of them.
   """
 
@@ -98,8 +98,8 @@ def empty(layers: int, neurons: int) -> State:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def add(state: State, a_LBTn: jax.Array, scale: Scale) -> State:
-  """The state after some more windows.
+def add(state: State, a_LBTn: jax.Array, scale: Scale) -> tuple[State, Scale]:
+  """The state after some more windows, and the scale of the neurons that fired by then.
 
   Args:
     state: what was seen before; its memory is used again.
@@ -108,6 +108,9 @@ def add(state: State, a_LBTn: jax.Array, scale: Scale) -> State:
   """
   _, B, T, _ = a_LBTn.shape
   peak_LnB = jnp.moveaxis(a_LBTn.max(2), 1, 2)
+  largest_Ln = peak_LnB.max(-1)
+  first_Ln = jnp.isinf(scale.width_Ln) & (largest_Ln > 0)
+  scale = scale._replace(width_Ln=jnp.where(first_Ln, largest_Ln / BINS, scale.width_Ln))
   window_B = state.windows + jnp.arange(B, dtype=jnp.int32)
   sums_PLn, fired_Ln = _sums(a_LBTn)
   top_LnK, chosen_LnK = jax.lax.top_k(jnp.concatenate([state.top_LnK, peak_LnB], -1), TOP)
@@ -120,12 +123,12 @@ def add(state: State, a_LBTn: jax.Array, scale: Scale) -> State:
   intervals = _first(state.interval_LnIR, state.in_interval_LnI, interval_LnB, state.windows)
   quantiles = _first(state.quantile_LnQR, state.in_quantile_LnQ, quantile_LnB, state.windows)
   tokens = state.tokens + B * T
-  return State(
+  added = State(
     windows=state.windows + B,
     tokens=tokens,
     means_PLn=_merged(state.means_PLn, sums_PLn, 1 - B * T / tokens),
     fired_Ln=state.fired_Ln + fired_Ln,
-    largest_Ln=jnp.maximum(state.largest_Ln, peak_LnB.max(-1)),
+    largest_Ln=jnp.maximum(state.largest_Ln, largest_Ln),
     counts_LnB=state.counts_LnB + _histogram(a_LBTn[:, :, ::_STRIDE], scale.width_Ln),
     top_LnK=top_LnK,
     top_at_LnK=jnp.take_along_axis(at, chosen_LnK, axis=-1),
@@ -134,6 +137,7 @@ def add(state: State, a_LBTn: jax.Array, scale: Scale) -> State:
     in_interval_LnI=intervals[1],
     in_quantile_LnQ=quantiles[1],
   )
+  return added, scale
 
 
 def _through(a_LBTn: jax.Array, step: Callable, carry: tuple) -> tuple:
@@ -248,7 +252,7 @@ class Collector:
 
   def _add(self, a_LBTn: jax.Array) -> None:
     if self._scale is not None:
-      self._state = add(self._state, a_LBTn, self._scale)
+      self._state, self._scale = add(self._state, a_LBTn, self._scale)
       return
     self._pilot.append(a_LBTn)
     if sum(a.shape[1] for a in self._pilot) < self._wanted:
@@ -257,7 +261,7 @@ class Collector:
     L, _, _, n = a_LBTn.shape
     self._state = empty(L, n)
     for pilot_LBTn in self._pilot:
-      self._state = add(self._state, pilot_LBTn, self._scale)
+      self._state, self._scale = add(self._state, pilot_LBTn, self._scale)
     self._pilot.clear()
 
 

@@ -221,7 +221,7 @@ def blocks(kinds: Kinds, comparison: Comparison, command: str) -> list[Block]:
   """The report."""
   runs = "; ".join(f"{name}: {', '.join(of_kind)}" for name, of_kind in kinds.items())
   first = next(iter(next(iter(kinds.values())).values())).facts
-  several = min(len(of_kind) for of_kind in kinds.values()) > 1
+  several = max(len(of_kind) for of_kind in kinds.values()) > 1
   found: list[Block] = [
     Paragraph(comparison.lead, lead=True),
     Paragraph(
@@ -245,10 +245,9 @@ def blocks(kinds: Kinds, comparison: Comparison, command: str) -> list[Block]:
       neurons_report.differences_table(comparison.analyses[name]),
       neurons_report.beside_table(list(of_kind.values())),
     ]
-  seeds = ", and above them the seeds" if several else ""
   return [
     *found,
     Heading("What the columns are"),
-    neurons_report.notes(seeds),
+    neurons_report.notes(several),
     neurons_report.made_by(command),
   ]

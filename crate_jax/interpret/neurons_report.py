@@ -36,11 +36,15 @@ BESIDE = (
   "concept_area",
   "agreement",
 )
+ONE = "in each of which the neurons and the works are drawn again, each by itself"
+SEVERAL = """\
+in each of which the works are drawn again, and what the seeds' means spread is added by Student's t
+of as many degrees of freedom as there are seeds less one"""
 NOTES = """\
 A score is the Pearson correlation, from -1 to 1, of a neuron's activation with what its rule
 expects, over all tokens of the scoring works; the rule was made from other works, and whether it
 looks at one token or at two was chosen on a third set. **Interval**: the middle 95 % of {draws}
-draws, in each of which the neurons and the works are drawn again, each by itself{seeds}. Coverage:
+draws, {drawn}. Coverage:
 the share of the neurons whose score is defined; it is not where the activation or the rule is
 constant. "With zeros" counts those as 0. SD is over neurons, SE is the standard deviation of the
 mean over draws. **Random init** is the same network before training, from its own seed; "own top
@@ -257,9 +261,10 @@ def blocks(record: Record, analysis: Analysis, command: str) -> list[Block]:
   ]
 
 
-def notes(seeds: str = "") -> Paragraph:
-  """What the tables' columns and lines are; how seeds are drawn, if they are."""
-  text = NOTES.format(draws=DRAWS, others=OTHERS, sample=SAMPLE, seeds=seeds)
+def notes(seeds: bool = False) -> Paragraph:
+  """What the tables' columns and lines are, of one network or of several seeds'."""
+  drawn = ONE + (f"; of several seeds, {SEVERAL}" if seeds else "")
+  text = NOTES.format(draws=DRAWS, others=OTHERS, sample=SAMPLE, drawn=drawn)
   return Paragraph(text.replace("\n", " ").strip())
 
 

@@ -211,16 +211,16 @@ def sentence(tables: Tables, rules: Rules, neuron: int, by_pair: bool, tokenizer
     by_pair: whether its rule looks at pairs.
     tokenizer: of the tokens.
   """
-  total = float(tables.sum_VM[:, neuron].sum())
-  if not total > 0:
+  if not tables.fired_VM[:, neuron].any():
     return "never fires"
   parts = [x for x in _heaviest(tables, rules, neuron, by_pair) if x[1] > 0]
   if not parts:
     return "fires, on no token more than on others"
-  named = [
-    f"{_quoted(tokenizer, key, by_pair, tables.pairs.vocabulary)} ({mass / total:.0%})"
-    for key, mass in parts
-  ]
+  names = [_quoted(tokenizer, key, by_pair, tables.pairs.vocabulary) for key, _ in parts]
+  if (tables.sum_VM[:, neuron] < 0).any():  # of both signs: no share of the sum means anything
+    return f"is largest on {', '.join(names)}; it is negative elsewhere"
+  total = float(tables.sum_VM[:, neuron].sum())
+  named = [f"{name} ({mass / total:.0%})" for name, (_, mass) in zip(names, parts, strict=True)]
   rest = max(1 - sum(mass for _, mass in parts) / total, 0)
   return f"fires on {', '.join(named)}; {rest:.0%} of its activation lies elsewhere"
 
