@@ -218,6 +218,11 @@ def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
   assert "not of other seeds" in found.lead
   with pytest.raises(UserError, match="names one kind of network"):
     compare_report.kinds({str(workdir): kept})
+  with pytest.raises(UserError, match=r"one and two are both crate 2x16x2 of seed 0.*name one of"):
+    compare_report.kinds({"one": kept, "two": kept, "gpt2": other})
+  longer = dataclasses.replace(other, facts=other.facts | {"step": 20})
+  steps = ["crate 2x16x2, step 10", "gpt2 2x16x2, step 20"]
+  assert list(compare_report.kinds({"a": kept, "b": longer})) == steps
   elsewhere = dataclasses.replace(kept, facts=kept.facts | {"windows_sha256": "x"})
   with pytest.raises(UserError, match=r"differ in windows.*--data"):
     compare_report.kinds({"a": elsewhere, "b": other})

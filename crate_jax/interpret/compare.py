@@ -1,8 +1,8 @@
 """Compares the neurons of networks: two checkpoints, or two kinds of network with several seeds.
 
 Reads the runs' work directories and a text, by default the validation text that they share. Runs
-whose models are equal are seeds of one kind, and are drawn again as such; a kind with a single run
-is that checkpoint, and nothing is said of other seeds. Every run is measured as
+whose models, rates and lengths are equal are seeds of one kind; a kind with a single run is that
+checkpoint, and nothing is said of other seeds. Every run is measured as
 `crate_jax.interpret.neurons` does, into a folder of its own in OUT, where one that was measured
 before is read.
 

@@ -10,6 +10,7 @@ from crate_jax.errors import UserError
 from crate_jax.interpret import neurons_report, statistics
 from crate_jax.interpret.neurons_report import ALL, DRAWS, Analysis, number, spread
 from crate_jax.interpret.record import OWN_TOP, SPEARMAN, TRAINED, Record
+from crate_jax.interpret.record import kinds as kinds_of
 from crate_jax.interpret.statistics import Matched, Scored
 from crate_jax.page import Block, Heading, Paragraph, Table
 
@@ -59,11 +60,11 @@ class Comparison:
 
 
 def kinds(records: Mapping[str, Record]) -> Kinds:
-  """Runs by kind: those whose models are equal and that were trained equally long.
+  """Runs by kind: those whose models are equal and that were trained alike and equally long.
 
   Raises:
-    UserError: they were not measured on the same windows, cannot be compared layer by layer, or are
-      fewer than two kinds.
+    UserError: they were not measured on the same windows, cannot be compared layer by layer, are
+      fewer than two kinds, or two of a kind are of the same seed.
   """
   first, *others = records
   for name in others:
@@ -74,9 +75,16 @@ def kinds(records: Mapping[str, Record]) -> Kinds:
           "the same tokens, layer by layer; name one text for all with --data."
         )
   found: dict[str, dict[str, Record]] = {}
-  for workdir, record in records.items():
-    name = f"{record.facts['kind']}, step {record.facts['step']:,}"
-    found.setdefault(name, {})[workdir] = record
+  every = zip(records.items(), kinds_of(list(records.values())), strict=True)
+  for (workdir, record), kind in every:
+    of_kind = found.setdefault(f"{kind}, step {record.facts['step']:,}", {})
+    for other, r in of_kind.items():
+      if r.facts["train_seed"] == record.facts["train_seed"]:
+        raise UserError(
+          f"{other} and {workdir} are both {kind} of seed {r.facts['train_seed']}: runs of a kind "
+          "are taken for its seeds, so name one of them."
+        )
+    of_kind[workdir] = record
   if len(found) < 2:
     raise UserError(
       f"--workdir={','.join(records)} names one kind of network, and two are compared: "
@@ -86,9 +94,10 @@ def kinds(records: Mapping[str, Record]) -> Kinds:
 
 
 def _short(found: dict[str, dict[str, Record]]) -> Kinds:
-  """Kinds by their architecture alone, where that tells them apart."""
+  """Kinds by their architecture alone, where they do not differ in anything else."""
   short = [name.split()[0] for name in found]
-  if len(set(short)) < len(short):
+  steps = {record.facts["step"] for runs in found.values() for record in runs.values()}
+  if len(set(short)) < len(short) or len(steps) > 1:
     return found
   return dict(zip(short, found.values(), strict=True))
 

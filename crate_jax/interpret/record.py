@@ -12,6 +12,7 @@ manifest.json        what was measured on which text, and the digest of every fi
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,30 @@ class Record:
     else:
       sums_WMS = self.states[state].sums_WMS
     return Scored(sums_WMS[..., self.of_layer(layer), :], tokens_W)
+
+
+def kinds(records: Sequence[Record]) -> list[str]:
+  """What each run is one of: its model, and its rate and schedule where these are not all the same.
+
+  Raises:
+    UserError: models that differ are called the same.
+  """
+  found = []
+  for record in records:
+    kind = record.facts["kind"]
+    alike = [other.facts for other in records if other.facts["kind"] == kind]
+    for other in alike:
+      if other["model_sha256"] != record.facts["model_sha256"]:
+        raise UserError(
+          f"{record.facts['run']} and {other['run']} are both {kind}, and differ in model.context, "
+          "model.dtype or another key that this does not say: name runs of one model."
+        )
+    parts = [kind]
+    for key, said in (("learning_rate", "rate {:g}"), ("schedule", "{}")):
+      if len({other[key] for other in alike}) > 1:
+        parts.append(said.format(record.facts[key]))
+    found.append(", ".join(parts))
+  return found
 
 
 def write(

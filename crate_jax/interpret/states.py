@@ -26,6 +26,7 @@ from crate_jax.model.presets import PRESETS
 from crate_jax.run import Run, load
 from crate_jax.training import digest
 from crate_jax.training import sharding as sharding_lib
+from crate_jax.training import workdir as files
 
 LONGEST = 256  # tokens of a window; a shorter context makes it shorter
 _TOP = 0.99  # quantile above which a neuron's own top 1 % lies
@@ -115,9 +116,12 @@ def facts(run: Run, workdir: str, text: Text, asked: Asked) -> dict[str, Any]:
     "layers": run.config.model.layers,
     "width": run.config.model.width,
     "step": run.step,
-    "model_sha256": _sha256(dataclasses.asdict(run.config.model)),
+    "model_sha256": _sha256(_decides(run.config.model)),
     "weights_sha256": _sha256(digest.digests(run.params)),
     "train_seed": run.config.seed,
+    "train_steps": run.config.train.steps,
+    "learning_rate": run.config.optimizer.learning_rate,
+    "schedule": run.config.optimizer.schedule,
     "hook": run.neurons,
     "text": text.name,
     "text_sha256": text.sha256,
@@ -138,7 +142,14 @@ def kind(config: ModelConfig) -> str:
   """A model in words: its preset, its shape, and what it has otherwise than the preset."""
   parts = PRESETS[config.architecture]() | _PLAIN
   other = [f"{k}={getattr(config, k)}" for k, v in parts.items() if getattr(config, k) != v]
-  return " ".join([f"{config.architecture} {config.layers}x{config.width}", *other])
+  shape = f"{config.layers}x{config.width}x{config.heads}"
+  return " ".join([config.architecture, shape, *other])
+
+
+def _decides(config: ModelConfig) -> dict[str, Any]:
+  """The keys that a model's arithmetic depends on."""
+  keys = dataclasses.asdict(config)
+  return {key: value for key, value in keys.items() if f"model.{key}" not in files.MAY_DIFFER}
 
 
 def _sha256(value: dict[str, Any]) -> str:

@@ -3,11 +3,13 @@
 Reads the work directories of runs, or of sweeps (`scaling.sweep`), whose finished runs are all
 taken. Every checkpoint that is kept is measured as `crate_jax.interpret.neurons` does it (trained,
 and with each neuron's own top 1 % alone), into a folder of its own in OUT, where one that was
-measured before is read. Networks of one kind differ in seed, length and checkpoint only.
+measured before is read. Networks of one kind differ in seed, length and checkpoint only; where a
+sweep tried rates, each rate is a kind.
 
 Writes OUT/tradeoff.md (tables), OUT/tradeoff.png and OUT/tradeoff.json: each point's loss, score
 and share of active neurons; kinds compared where their losses are equal, read off between two
-points; and there with neurons matched by how often they fire.
+points, and there with neurons matched by how often they fire. Ends of runs are compared with ends,
+and checkpoints on the way with such.
 
   python -m crate_jax.interpret.tradeoff --workdir=runs/crate,runs/gpt2 --out=runs/tradeoff
   python -m crate_jax.interpret.tradeoff --workdir=runs/ablations --out=runs/tradeoff --neurons=128

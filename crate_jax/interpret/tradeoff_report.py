@@ -1,4 +1,4 @@
-"""What a score costs in loss: kinds of networks, compared where their losses are equal."""
+"""What a score costs in loss: the points, the tables and the picture."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,71 +10,13 @@ from matplotlib.figure import Figure
 
 from crate_jax.data import atomic
 from crate_jax.errors import UserError
-from crate_jax.interpret import statistics
-from crate_jax.interpret.neurons_report import DRAWS, made_by, number, spread
-from crate_jax.interpret.record import OWN_TOP, TRAINED, Record
-from crate_jax.interpret.statistics import Scored
+from crate_jax.interpret.equal_loss import Equal, Point, at_equal_loss, points
+from crate_jax.interpret.neurons_report import made_by, number, spread
+from crate_jax.interpret.record import TRAINED, Record
 from crate_jax.page import Block, Heading, Paragraph, Picture, Table, markdown
 from crate_jax.scaling.report.pictures import COLORS
 from crate_jax.training import checkpoint, report
 from crate_jax.training import workdir as files
-
-LOSSES = 3  # at which kinds are compared, equally far apart in what both reach
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-  """A network at a checkpoint.
-
-  Attributes:
-    record: what was measured.
-    kind: what its runs share.
-    score: mean over the neurons whose score is defined,
-    interval: of it,
-    drawn_D: and its draws.
-    top: the same of each neuron's own top 1 %,
-    top_interval: and its interval.
-    active: mean share of a token's neurons that are not zero.
-  """
-
-  record: Record
-  kind: str
-  score: float
-  interval: tuple[float, float]
-  drawn_D: np.ndarray
-  top: float
-  top_interval: tuple[float, float]
-  active: float
-
-  @property
-  def loss(self) -> float:
-    """Nats per token on the scoring windows."""
-    return self.record.states[TRAINED].loss
-
-
-@dataclasses.dataclass(frozen=True)
-class Equal:
-  """Two kinds at one loss.
-
-  Attributes:
-    a: a kind,
-    b: and that which is subtracted.
-    loss: nats per token.
-    value: a's score minus b's, each read off between its two nearest points.
-    interval: of it.
-    matched: the same of the points nearest to the loss, with neurons matched by firing rate,
-    matched_interval: its interval,
-    shares: and which shares of their neurons could be.
-  """
-
-  a: str
-  b: str
-  loss: float
-  value: float
-  interval: tuple[float, float]
-  matched: float
-  matched_interval: tuple[float, float]
-  shares: tuple[float, float]
 
 
 def runs(workdirs: Sequence[str]) -> list[Path]:
@@ -111,105 +53,6 @@ def line(record: Record) -> str:
   )
 
 
-def points(records: Sequence[Record], seed: int, draws: int = DRAWS) -> list[Point]:
-  """Summarises every network.
-
-  Raises:
-    UserError: they were not measured on the same windows.
-  """
-  first = records[0]
-  for other in records[1:]:
-    if other.facts["windows_sha256"] != first.facts["windows_sha256"]:
-      raise UserError(
-        f"{first.facts['run']} and {other.facts['run']} were not measured on the same tokens: "
-        "name one text for all with --data."
-      )
-  works = len(first.tokens_W)
-  counts_DW = statistics.draw_works(works, draws, np.random.default_rng([seed, works]))
-  found = []
-  for i, record in enumerate(records):
-    rng = np.random.default_rng([seed, i])
-    trained, drawn_D2 = statistics.summarise([record.scored(TRAINED, None)], counts_DW, rng)
-    top, _ = statistics.summarise([record.scored(OWN_TOP, None)], counts_DW, rng)
-    active = float(record.states[TRAINED].columns["firing_rate"].mean())
-    found.append(
-      Point(
-        record,
-        record.facts["kind"],
-        trained.mean,
-        trained.interval,
-        drawn_D2[:, 0],
-        top.mean,
-        top.interval,
-        active,
-      )
-    )
-  return found
-
-
-def at_equal_loss(points: Sequence[Point], seed: int, draws: int = DRAWS) -> list[Equal]:
-  """Every kind against the first, at losses that both reach."""
-  kinds = list(dict.fromkeys(p.kind for p in points))
-  found = []
-  for other in kinds[1:]:
-    a, b = ([p for p in points if p.kind == kind] for kind in (other, kinds[0]))
-    low = max(min(p.loss for p in side) for side in (a, b))
-    high = min(max(p.loss for p in side) for side in (a, b))
-    if low >= high:
-      continue  # one is better than the other at its best: nothing is equal
-    for loss in np.linspace(low, high, LOSSES + 2)[1:-1]:
-      off_D = _at(a, loss) - _at(b, loss)
-      matched, interval, shares = _matched(_nearest(a, loss), _nearest(b, loss), seed, draws)
-      found.append(
-        Equal(
-          other,
-          kinds[0],
-          float(loss),
-          float(_mean_at(a, loss) - _mean_at(b, loss)),
-          statistics.interval(off_D),
-          matched,
-          interval,
-          shares,
-        )
-      )
-  return found
-
-
-def _at(side: Sequence[Point], loss: float) -> np.ndarray:
-  """Drawn scores at a loss, between the two points that lie next to it."""
-  above = min((p for p in side if p.loss >= loss), key=lambda p: p.loss)
-  below = max((p for p in side if p.loss <= loss), key=lambda p: p.loss)
-  share = (loss - below.loss) / (above.loss - below.loss) if above.loss > below.loss else 0.0
-  return (1 - share) * below.drawn_D + share * above.drawn_D
-
-
-def _mean_at(side: Sequence[Point], loss: float) -> float:
-  means = [dataclasses.replace(p, drawn_D=np.array([p.score])) for p in side]
-  return float(_at(means, loss)[0])
-
-
-def _nearest(side: Sequence[Point], loss: float) -> Point:
-  return min(side, key=lambda p: abs(p.loss - loss))
-
-
-def _matched(
-  a: Point, b: Point, seed: int, draws: int
-) -> tuple[float, tuple[float, float], tuple[float, float]]:
-  rates = [p.record.states[TRAINED].columns["firing_rate"] for p in (a, b)]
-  match = statistics.match(*rates)
-  works = len(a.record.tokens_W)
-  counts_DW = statistics.draw_works(works, draws, np.random.default_rng([seed, works]))
-  sides = []
-  for i, (point, weight_M) in enumerate(((a, match.weight_a_M), (b, match.weight_b_M))):
-    plain: Scored = point.record.scored(TRAINED, None)
-    weighted = dataclasses.replace(plain, weight_M=weight_M)
-    rng = np.random.default_rng([seed, 1000 + i])
-    sides.append(statistics.summarise([weighted], counts_DW, rng))
-  off_D = sides[0][1][:, 0] - sides[1][1][:, 0]
-  value = sides[0][0].mean - sides[1][0].mean
-  return value, statistics.interval(off_D), (match.share_a, match.share_b)
-
-
 def blocks(
   points: Sequence[Point], equal: Sequence[Equal], picture: Path, command: str
 ) -> list[Block]:
@@ -218,7 +61,7 @@ def blocks(
     (
       p.kind,
       str(p.record.facts["train_seed"]),
-      f"{p.record.facts['step']:,}",
+      f"{p.record.facts['step']:,}" + ("" if p.ended else " on the way"),
       f"{p.loss:.4f}",
       number(p.score),
       spread(p.interval),
@@ -241,10 +84,11 @@ def blocks(
   if equal:
     found.append(
       Table(
-        ("difference", "loss", "score", "95 %", "matched by firing rate", "95 %", "matched"),
+        ("difference", "of", "loss", "score", "95 %", "matched by firing rate", "95 %", "matched"),
         [
           (
             f"{e.a} - {e.b}",
+            "ends" if e.ended else "ways",
             f"{e.loss:.3f}",
             number(e.value),
             spread(e.interval),
@@ -258,8 +102,9 @@ def blocks(
     )
     found.append(
       Paragraph(
-        "Scores are read off between the two points next to a loss; neurons are matched at the "
-        "points nearest to it."
+        "Ends of runs, where the rate has decayed, are held against ends, and checkpoints on the "
+        "way, at a constant or higher rate, against such. Scores are read off between the two "
+        "points next to a loss, and so are the differences of neurons matched by firing rate."
       )
     )
   else:
@@ -286,6 +131,7 @@ def write(out: Path, records: Sequence[Record], seed: int, command: str) -> None
         "own_top": p.top,
         "own_top_interval": p.top_interval,
         "active": p.active,
+        "ended": p.ended,
         **p.record.facts,
       }
       for p in found
@@ -297,27 +143,33 @@ def write(out: Path, records: Sequence[Record], seed: int, command: str) -> None
 
 
 def draw(path: Path, points: Sequence[Point]) -> None:
-  """Two panels: score against loss, and against the share of active neurons."""
-  figure = Figure(figsize=(9, 3.8), layout="constrained")
+  """Two panels: score against loss, and against active neurons; hollow: on the way."""
+  figure = Figure(figsize=(9, 4.8), layout="constrained")
   axes = figure.subplots(1, 2, sharey=True)
   for i, kind in enumerate(dict.fromkeys(p.kind for p in points)):
-    of = sorted((p for p in points if p.kind == kind), key=lambda p: p.loss)
-    bars = np.array([[p.score - p.interval[0], p.interval[1] - p.score] for p in of]).T
-    for panel, x in zip(axes, ([p.loss for p in of], [p.active for p in of]), strict=True):
-      panel.errorbar(
-        x,
-        [p.score for p in of],
-        yerr=np.maximum(bars, 0),
-        fmt="o",
-        color=COLORS[i % len(COLORS)],
-        label=kind,
-        markersize=4,
-      )
+    for ended in (True, False):
+      of = [p for p in points if p.kind == kind and p.ended == ended]
+      if not of:
+        continue
+      bars = np.array([[p.score - p.interval[0], p.interval[1] - p.score] for p in of]).T
+      color = COLORS[i % len(COLORS)]
+      for panel, x in zip(axes, ([p.loss for p in of], [p.active for p in of]), strict=True):
+        panel.errorbar(
+          x,
+          [p.score for p in of],
+          yerr=np.maximum(bars, 0),
+          fmt="o",
+          color=color,
+          markerfacecolor=color if ended else "white",
+          label=kind if ended else f"{kind}, on the way",
+          markersize=4,
+        )
   for panel, what in zip(axes, ("loss, nats per token", "active neurons"), strict=True):
     panel.set_xlabel(what)
     panel.spines[["top", "right"]].set_visible(False)
   axes[0].set_ylabel("mean score")
-  axes[0].legend(frameon=False, fontsize="small")
+  handles = axes[0].get_legend_handles_labels()
+  figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize="x-small")
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}")
   figure.savefig(temporary, dpi=120, format="png", metadata={"Software": None})
