@@ -53,7 +53,7 @@ def get_config(argument: str = "crate+gpt2") -> config_dict.ConfigDict:
   s.steps = (600, 850, 1200, 1700, 2400, 4800)
   s.seeds = (0, 1, 2)
   s.rates = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
-  # The shapes that are not here have the rate of the nearest one in size.
+  # The shapes that are not here have the rate of the nearest in size, or one between those of two.
   s.trials = ("2x64x4@600", "2x128x4@600", "2x128x4@4800")
   s.checks = tuple(f"{name}@2x128x4@1200" for name in names)
   return c
