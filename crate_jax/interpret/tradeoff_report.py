@@ -166,6 +166,7 @@ def draw(path: Path, points: Sequence[Point]) -> None:
         )
   for panel, what in zip(axes, ("loss, nats per token", "active neurons"), strict=True):
     panel.set_xlabel(what)
+    panel.locator_params(axis="x", nbins=7)
     panel.spines[["top", "right"]].set_visible(False)
   axes[0].set_ylabel("mean score")
   handles = axes[0].get_legend_handles_labels()
