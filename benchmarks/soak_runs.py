@@ -197,7 +197,7 @@ def _in_turn(
       wait(job, lambda job=job, at=6 * (stage + 1): f"\nstep {at}/" in job.said())  # type: ignore[misc]
       job.processes[0].send_signal(signal.SIGTERM)
     codes = finish(job)
-    if not last and not any(codes):
+    if not last and not bad and not any(codes):
       return None
     if set(codes) != {0 if last else 143}:
       bad.append(f"{size} {kind}: exit {codes}: {job.error()}")

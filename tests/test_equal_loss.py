@@ -1,5 +1,7 @@
 """Points of made-up networks, compared where their losses are equal."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -64,6 +66,21 @@ def test_matched_differences_are_read_off_at_the_same_loss():
   assert e.matched_interval[0] < e.matched < e.matched_interval[1]
 
 
+def test_checkpoints_of_one_network_have_the_same_neurons():
+  """Of a and b each the neurons and works of one record stand at two losses: both ways agree."""
+  records = []
+  for kind, score in (("b", 0.4), ("a", 0.6)):
+    for loss in (5, 4):
+      of_it = network(kind, 4, score + 0.2 * np.sin(np.arange(NEURONS)))
+      of_it.facts["weights_sha256"] += f"at {loss}"
+      states = {name: dataclasses.replace(s, loss=loss) for name, s in of_it.states.items()}
+      records.append(dataclasses.replace(of_it, states=states))
+  points = equal_loss.points(records, 0, draws=2000)
+  for e in equal_loss.at_equal_loss(points, 0, draws=2000):
+    widths = [high - low for low, high in (e.interval, e.matched_interval)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.06)
+
+
 def test_ends_are_compared_with_ends_and_ways_with_ways():
   """On its way every network scores 0.3 less; the two stages lie at the same losses."""
   records = []
@@ -87,6 +104,15 @@ def test_rates_are_kinds_and_models_that_differ_are_not_one():
   fast.facts["learning_rate"] = 2e-3
   kinds = [p.kind for p in equal_loss.points([slow, fast], 0, draws=20)]
   assert kinds == ["a, rate 0.001", "a, rate 0.002"]
+  # Others are held against the rate that has most runs, not against the first.
+  records = [slow, fast, network("b", 4.5, 0.5), network("b", 3.5, 0.5)]
+  records.append(network("a", 3.0, 0.5, seed=1))
+  records[-1].facts["learning_rate"] = 2e-3
+  points = equal_loss.points(records, 0, draws=20)
+  assert equal_loss.base(points) == "a, rate 0.002"
+  assert {(e.a, e.b) for e in equal_loss.at_equal_loss(points, 0, draws=20)} == {
+    ("b", "a, rate 0.002")
+  }
   fast.facts["model_sha256"] = "of another context"
   with pytest.raises(UserError, match=r"a and a are both a, and differ in model\."):
     equal_loss.points([slow, fast], 0, draws=20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import studies
 
-from crate_jax.scaling import fit
+from crate_jax.scaling import fit, uncertainty
 from crate_jax.scaling.report import laws as laws_lib
 from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import Size
@@ -68,11 +68,11 @@ def test_a_variant_whose_seeds_spread_more_has_noise_of_its_own(rows):
 
   a = analyse([wild(row) for row in rows], FEW)
   assert list(a.unlike) == [("crate", SIZE)]
-  own = a.noise_at("crate", SIZE)
+  own, gap = a.noise_at("crate", SIZE), a.noise_of_gap_at(SIZE)
   # Of 0.1 x -2, -1, 0, 1, 2 the standard deviation is 0.158, and the pool of six groups has less.
   assert own.trunk == pytest.approx(0.158, rel=0.1)
   assert own.trunk > 2 * a.noise.trunk and a.noise_at("gpt2", SIZE) == a.noise
-  gap = a.noise_of_gap_at(SIZE)
+  assert (own.known, gap.known, a.noise.known) == (4, 4, None)  # five seeds, less one
   assert gap.trunk == pytest.approx(
     max(np.hypot(own.trunk, a.noise_of_gap.trunk / 2**0.5), a.noise_of_gap.trunk)
   )
@@ -82,3 +82,33 @@ def test_a_variant_whose_seeds_spread_more_has_noise_of_its_own(rows):
     ten = a.curve(name, SIZE).law.E
     widths[name] = ten.high - ten.low
   assert widths["crate"] > 1.5 * widths["gpt2"]
+
+
+def test_more_seeds_of_one_group_hide_no_other_that_spreads():
+  rng = np.random.default_rng(0)
+  scale = (0.2, *[0.01] * 5)
+  seeds = (3, 3, 3, 3, 3, 4)  # each seed's part, and each cell's own
+  groups = {
+    ("crate", i): rng.normal(0, scale[i], (seeds[i], 1)) + rng.normal(0, 0.003, (seeds[i], 4))
+    for i in range(6)
+  }
+  noise = laws_lib.pooled(list(groups.values()))
+  assert [*laws_lib.unlike(groups, noise)] == [("crate", 0)]
+
+
+def test_the_interval_of_a_group_that_spreads_ten_times_as_much_holds():
+  """With the pool's degrees of freedom for its own noise it would hold in 78 %."""
+  rng, kept = np.random.default_rng(0), []
+  for _ in range(500):
+    groups = {
+      ("crate", i): (0.1 if i == 0 else 0.01) * rng.normal(size=(3, 1))
+      + 0.003 * rng.normal(size=(3, 5))
+      for i in range(6)
+    }
+    noise = laws_lib.pooled(list(groups.values()))
+    noise = laws_lib.unlike(groups, noise).get(("crate", 0), noise)
+    error = np.hypot(noise.trunk, noise.branch) / 3**0.5
+    draws = rng.normal(size=400) * error * noise.doubt(400, rng)[:, 0]
+    low, high = uncertainty.interval(draws)
+    kept.append(low <= groups["crate", 0][:, -1].mean() <= high)
+  assert 0.83 < np.mean(kept) < 0.93

@@ -109,15 +109,15 @@ def test_a_rule_reads_as_a_sentence(tmp_path):
     before = np.roll(tokens_BT, 1, axis=1)
     pair = (tokens_BT == of[1]) & (before == of[2])
     both = np.where(tokens_BT == of[0], 1, -1)
-    neurons = [tokens_BT == of[0], pair, 0 * tokens_BT, both]
+    neurons = [tokens_BT == of[0], pair, 0 * tokens_BT, both, both - 2]  # the last: -1 or -3
     return np.stack(neurons, -1)[None].astype(np.float32)
 
   excerpts = planted.Excerpts(tokens_NT, np.zeros(len(tokens_NT), int), None, ("a",), 0)
   known = rules.pairs(tokens_NT, tokenizer.vocab_size)
-  tables = rules.fit(batches(see, excerpts, 8), known, 4)
+  tables = rules.fit(batches(see, excerpts, 8), known, 5)
   made = rules.rules(tables)
-  words = [rules.sentence(tables, made, i, i == 1, tokenizer) for i in range(4)]
+  words = [rules.sentence(tables, made, i, i == 1, tokenizer) for i in range(5)]
   assert words[0] == "fires on 'e' (100%); 0% of its activation lies elsewhere"
   assert words[1].startswith("fires on 'o' after 't' (9")
   assert words[2] == "never fires"
-  assert words[3] == "is largest on 'e'; it is negative elsewhere"
+  assert words[3] == words[4] == "is highest on 'e'; some others make it negative"

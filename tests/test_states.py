@@ -220,9 +220,14 @@ def test_networks_are_compared_by_layer_and_matched(measured, text, tmp_path):
     compare_report.kinds({str(workdir): kept})
   with pytest.raises(UserError, match=r"one and two are both crate 2x16x2 of seed 0.*name one of"):
     compare_report.kinds({"one": kept, "two": kept, "gpt2": other})
-  longer = dataclasses.replace(other, facts=other.facts | {"step": 20})
-  steps = ["crate 2x16x2, step 10", "gpt2 2x16x2, step 20"]
-  assert list(compare_report.kinds({"a": kept, "b": longer})) == steps
+  for changed, second in (
+    ({"step": 20, "train_steps": 20}, "gpt2 2x16x2, step 20"),
+    ({"train_steps": 20}, "gpt2 2x16x2, step 10 of 20"),
+    ({"kind": "gpt2 2x32x2 l1=0.1"}, "gpt2 2x32x2 l1=0.1, step 10"),
+  ):
+    unlike = dataclasses.replace(other, facts=other.facts | changed)
+    wanted = ["crate 2x16x2, step 10", second]
+    assert list(compare_report.kinds({"a": kept, "b": unlike})) == wanted
   elsewhere = dataclasses.replace(kept, facts=kept.facts | {"windows_sha256": "x"})
   with pytest.raises(UserError, match=r"differ in windows.*--data"):
     compare_report.kinds({"a": elsewhere, "b": other})
@@ -268,7 +273,7 @@ def test_score_against_loss_is_measured_at_every_checkpoint(finished, text, tmp_
   assert done.returncode == 0, done.stderr
   written = json.loads((tmp_path / "tradeoff.json").read_text())
   assert [p["step"] for p in written["points"]] == [5, 10]
-  assert "No two kinds reach the same loss" in (tmp_path / "tradeoff.md").read_text()
+  assert "No other kind reaches a loss of crate 2x16x2:" in (tmp_path / "tradeoff.md").read_text()
   kept = record.read(tmp_path / "points" / f"{workdir.name}-10")
   assert list(kept.states) == [record.TRAINED, record.OWN_TOP]
   assert kept.states[record.TRAINED].loss == pytest.approx(written["points"][1]["loss"])

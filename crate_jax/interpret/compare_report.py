@@ -77,7 +77,9 @@ def kinds(records: Mapping[str, Record]) -> Kinds:
   found: dict[str, dict[str, Record]] = {}
   every = zip(records.items(), kinds_of(list(records.values())), strict=True)
   for (workdir, record), kind in every:
-    of_kind = found.setdefault(f"{kind}, step {record.facts['step']:,}", {})
+    step, end = record.facts["step"], record.facts["train_steps"]
+    at = f"step {step:,}" + (f" of {end:,}" if step != end else "")
+    of_kind = found.setdefault(f"{kind}, {at}", {})
     for other, r in of_kind.items():
       if r.facts["train_seed"] == record.facts["train_seed"]:
         raise UserError(
@@ -95,9 +97,8 @@ def kinds(records: Mapping[str, Record]) -> Kinds:
 
 def _short(found: dict[str, dict[str, Record]]) -> Kinds:
   """Kinds by their architecture alone, where they do not differ in anything else."""
-  short = [name.split()[0] for name in found]
-  steps = {record.facts["step"] for runs in found.values() for record in runs.values()}
-  if len(set(short)) < len(short) or len(steps) > 1:
+  short, rest = zip(*(name.split(maxsplit=1) for name in found), strict=True)
+  if len(set(short)) < len(short) or len(set(rest)) > 1:
     return found
   return dict(zip(short, found.values(), strict=True))
 
@@ -241,10 +242,10 @@ def blocks(kinds: Kinds, comparison: Comparison, command: str) -> list[Block]:
     Heading("Differences"),
     contrasts_table(comparison),
     Paragraph(
-      "Works are drawn alike for both sides, neurons by themselves on each. Matched: in each "
-      "quarter of a decade of firing rates both sides' neurons count as much as the smaller share "
-      "of the two, the others nothing; the last column says which share of each side's neurons "
-      "counts at all."
+      "Works are drawn alike for both sides, neurons by themselves on each (of several seeds, what "
+      "their means spread). Matched: in each quarter of a decade of firing rates both sides' "
+      "neurons count as much as the smaller share of the two, the others nothing; the last column "
+      "says which share of each side's neurons counts at all."
     ),
   ]
   for name, of_kind in kinds.items():

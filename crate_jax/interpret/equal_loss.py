@@ -1,5 +1,6 @@
 """Kinds of networks compared where their losses are equal."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -97,15 +98,16 @@ def points(records: Sequence[Record], seed: int, draws: int = DRAWS) -> list[Poi
   works = len(first.tokens_W)
   counts_DW = statistics.draw_works(works, draws, np.random.default_rng([seed, works]))
   found = []
-  for i, record in enumerate(records):
-    rng = np.random.default_rng([seed, i])
+  for kind, record in zip(kinds, records, strict=True):
+    # Checkpoints of one network have the same neurons, which are drawn alike.
+    rng = np.random.default_rng([seed, kinds.index(kind), record.facts["train_seed"]])
     trained, drawn_D2 = statistics.summarise([record.scored(TRAINED, None)], counts_DW, rng)
     top, _ = statistics.summarise([record.scored(OWN_TOP, None)], counts_DW, rng)
     active = float(record.states[TRAINED].columns["firing_rate"].mean())
     found.append(
       Point(
         record,
-        kinds[i],
+        kind,
         trained.mean,
         trained.interval,
         drawn_D2[:, 0],
@@ -117,18 +119,25 @@ def points(records: Sequence[Record], seed: int, draws: int = DRAWS) -> list[Poi
   return found
 
 
+def base(points: Sequence[Point]) -> str:
+  """The kind that others are held against: of the first model's rates, that with most points."""
+  model = points[0].record.facts["kind"]
+  return collections.Counter(p.kind for p in points if p.record.facts["kind"] == model).most_common(
+    1
+  )[0][0]
+
+
 def at_equal_loss(points: Sequence[Point], seed: int, draws: int = DRAWS) -> list[Equal]:
-  """Every kind against the first, at losses that both reach: ends with ends, ways with ways.
+  """Every kind against the base, at losses that both reach: ends with ends, ways with ways.
 
   A decay of the rate lowers the loss and changes the codes, so that a run that has ended is not
   held against one that is on its way.
   """
-  kinds = list(dict.fromkeys(p.kind for p in points))
+  against = base(points)
+  others = [kind for kind in dict.fromkeys(p.kind for p in points) if kind != against]
   found = []
-  for other, ended in itertools.product(kinds[1:], (True, False)):
-    a, b = (
-      [p for p in points if p.kind == kind and p.ended == ended] for kind in (other, kinds[0])
-    )
+  for other, ended in itertools.product(others, (True, False)):
+    a, b = ([p for p in points if p.kind == kind and p.ended == ended] for kind in (other, against))
     if not a or not b:
       continue
     low = max(min(p.loss for p in side) for side in (a, b))
@@ -145,7 +154,7 @@ def at_equal_loss(points: Sequence[Point], seed: int, draws: int = DRAWS) -> lis
       found.append(
         Equal(
           other,
-          kinds[0],
+          against,
           ended,
           float(loss),
           float(value),

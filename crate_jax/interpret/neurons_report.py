@@ -47,13 +47,13 @@ looks at one token or at two was chosen on a third set. **Interval**: the middle
 draws, {drawn}. Coverage:
 the share of the neurons whose score is defined; it is not where the activation or the rule is
 constant. "With zeros" counts those as 0. SD is over neurons, SE is the standard deviation of the
-mean over draws. **Random init** is the same network before training, from its own seed; "own top
-1 %" sets all activations of a neuron to zero but its largest hundredth; "others' rules"
-scores every neuron with the rules of {others} others of its layer, and takes the mean: they can
-explain nothing of it but what the layer's neurons share. "Trained, Spearman": the correlation of
-ranks in place of values, on {sample} windows of the scoring works that all neurons share; works
-that are drawn again keep their ranks. p: two-sided, of no difference, corrected over the layers by
-Holm's method.
+mean over draws, of several seeds with that of the seeds' means. **Random init** is the same network
+before training, from its own seed; "own top 1 %" sets all activations of a neuron to zero but its
+largest hundredth; "others' rules" scores every neuron with the rules of {others} others
+of its layer, and takes the mean: they can explain nothing of it but what the layer's neurons share.
+"Trained, Spearman": the correlation of ranks in place of values, on {sample} windows of the scoring
+works that all neurons share; works that are drawn again keep their ranks. p: two-sided, of no
+difference, corrected over the layers by Holm's method.
 """
 
 

@@ -213,12 +213,13 @@ def sentence(tables: Tables, rules: Rules, neuron: int, by_pair: bool, tokenizer
   """
   if not tables.fired_VM[:, neuron].any():
     return "never fires"
-  parts = [x for x in _heaviest(tables, rules, neuron, by_pair) if x[1] > 0]
+  signed = bool((tables.sum_VM[:, neuron] < 0).any())  # no share of the sum means anything
+  parts = [x for x in _heaviest(tables, rules, neuron, by_pair) if signed or x[1] > 0]
   if not parts:
     return "fires, on no token more than on others"
   names = [_quoted(tokenizer, key, by_pair, tables.pairs.vocabulary) for key, _ in parts]
-  if (tables.sum_VM[:, neuron] < 0).any():  # of both signs: no share of the sum means anything
-    return f"is largest on {', '.join(names)}; it is negative elsewhere"
+  if signed:
+    return f"is highest on {', '.join(names)}; some others make it negative"
   total = float(tables.sum_VM[:, neuron].sum())
   named = [f"{name} ({mass / total:.0%})" for name, (_, mass) in zip(names, parts, strict=True)]
   rest = max(1 - sum(mass for _, mass in parts) / total, 0)
@@ -228,7 +229,7 @@ def sentence(tables: Tables, rules: Rules, neuron: int, by_pair: bool, tokenizer
 def _heaviest(
   tables: Tables, rules: Rules, neuron: int, by_pair: bool
 ) -> Iterator[tuple[int, float]]:
-  """Tokens or pairs and the activation there, in the order of how much variance they explain."""
+  """Tokens or pairs that raise it and the activation there; first what explains most variance."""
   if by_pair:
     key, count, mass = tables.pairs.key_K, tables.pairs.count_K, tables.sum_KM[:, neuron]
     expected = rules.pair_KM[:, neuron]
@@ -237,7 +238,8 @@ def _heaviest(
     expected = rules.token_VM[:, neuron]
   explained = count * np.maximum(expected - rules.mean_M[neuron], 0) ** 2
   for i in np.argsort(-explained, kind="stable")[:_NAMED]:
-    yield int(key[i]), float(mass[i])
+    if explained[i] > 0:
+      yield int(key[i]), float(mass[i])
 
 
 def _quoted(tokenizer: Tokenizer, key: int, by_pair: bool, vocabulary: int) -> str:

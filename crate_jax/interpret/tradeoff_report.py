@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from crate_jax.data import atomic
 from crate_jax.errors import UserError
-from crate_jax.interpret.equal_loss import Equal, Point, at_equal_loss, points
+from crate_jax.interpret.equal_loss import Equal, Point, at_equal_loss, base, points
 from crate_jax.interpret.neurons_report import made_by, number, spread
 from crate_jax.interpret.record import TRAINED, Record
 from crate_jax.page import Block, Heading, Paragraph, Picture, Table, markdown
@@ -108,7 +108,9 @@ def blocks(
       )
     )
   else:
-    found.append(Paragraph("No two kinds reach the same loss: nothing can be compared."))
+    found.append(
+      Paragraph(f"No other kind reaches a loss of {base(points)}: nothing can be compared.")
+    )
   return [*found, Heading("Points"), Table(head, rows), made_by(command)]
 
 

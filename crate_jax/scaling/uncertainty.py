@@ -48,16 +48,23 @@ class Noise:
     trunk: of what all lengths of a seed share.
     branch: of the rest, which every cell has for itself.
     degrees: of freedom: seeds less one, summed over groups.
+    known: degrees of freedom of these two, where they are of a few of the groups alone.
   """
 
   trunk: float
   branch: float
   degrees: int
+  known: int | None = None
 
   @property
   def enough(self) -> bool:
     """False: too few degrees of freedom for intervals, which a report then has to say."""
     return self.degrees >= DEGREES
+
+  def doubt(self, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """What the deviations may be over what they were estimated to be, shape (draws, 1)."""
+    degrees = self.known or self.degrees
+    return np.sqrt(degrees / rng.chisquare(degrees, (draws, 1)))
 
 
 def noise(groups: Sequence[np.ndarray]) -> Noise:
@@ -125,7 +132,7 @@ def law_draws(
   """
   seeds_D = np.broadcast_to(seeds, np.shape(tokens_D))
   known_SD = np.arange(seeds_D.max())[:, None] < seeds_D
-  off_ND = _simulated(known_SD, noise, draws, rng) * _doubt(noise, draws, rng)
+  off_ND = _simulated(known_SD, noise, draws, rng) * noise.doubt(draws, rng)
   weights_D = seeds_D / seeds_D.max()
   return fit.fit_lengths(tokens_D, _positive(law.loss(tokens_D) + off_ND), weights_D)
 
@@ -188,11 +195,11 @@ def gap_draws(
   half = draws // 2
 
   off_ND = _simulated(known_SD, noise_of_gap, draws - half, rng)
-  off_ND *= _doubt(noise_of_gap, draws - half, rng)
+  off_ND *= noise_of_gap.doubt(draws - half, rng)
   direct = fit.fit_gap(tokens_D, gap.at(tokens_D) + off_ND, weights_D)
 
   of_loss = noise_of_loss or noise([crate_SD, gpt2_SD])
-  doubt = _doubt(noise_of_gap, half, rng)
+  doubt = noise_of_gap.doubt(half, rng)
   mean_ND = _simulated(known_SD, of_mean(of_loss, noise_of_gap), half, rng) * doubt
   off_ND = _simulated(known_SD, noise_of_gap, half, rng) * doubt
   laws = fit.fit_lengths(tokens_D, np.stack([crate_D, gpt2_D]), weights_D)
@@ -283,11 +290,6 @@ def _simulated(
   cell_NSD = trunk_NS1 + noise.branch * rng.standard_normal((draws, S, D))
   mean_ND: np.ndarray = (cell_NSD * known_SD).sum(1) / known_SD.sum(0)
   return mean_ND
-
-
-def _doubt(noise: Noise, draws: int, rng: np.random.Generator) -> np.ndarray:
-  """What the noise may be over what it was estimated to be, shape (draws, 1)."""
-  return np.sqrt(noise.degrees / rng.chisquare(noise.degrees, (draws, 1)))
 
 
 def _positive(loss: np.ndarray) -> np.ndarray:

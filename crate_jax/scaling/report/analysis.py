@@ -215,7 +215,8 @@ def _of_gap_at(
   half = noise_of_gap.trunk / 2**0.5, noise_of_gap.branch / 2**0.5
   sides = [(of.trunk, of.branch) for of in own] + [half] * (2 - len(own))
   trunk, branch = (float(np.hypot(*of)) for of in zip(*sides, strict=True))
-  return laws_lib.larger(Noise(trunk, branch, noise_of_gap.degrees), noise_of_gap)
+  known = min((of.known for of in own if of.known), default=None)
+  return laws_lib.larger(Noise(trunk, branch, noise_of_gap.degrees, known), noise_of_gap)
 
 
 def _gap(gap: SizeGap) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _gap(a: Analysis, gap: SizeGap, tokens: int) -> dict[str, Any]:
 def _new_mean(noise: Noise, seeds: int, draws: int, rng: np.random.Generator) -> np.ndarray:
   """Errors of a mean over new seeds, one a draw."""
   spread = np.sqrt((noise.trunk**2 + noise.branch**2) / seeds)
-  return rng.normal(size=draws) * spread
+  return rng.normal(size=draws) * spread * noise.doubt(draws, rng)[:, 0]
 
 
 def load(path: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ and no fit of fewer than `fit.LENGTHS` lengths.
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -140,29 +141,37 @@ def unlike(
 
   Pooling takes all groups to have one noise. Of each, the means over lengths of its seeds are held
   against those of the others by `paired.alike`; where they spread more, its own noise counts if it
-  is the larger. Of so few seeds that is little known, but they were chosen for spreading much.
+  is the larger, and is known as little as its few seeds allow.
 
   Args:
-    groups: as of `uncertainty.noise`; those that have fewer seeds than others are not looked at.
+    groups: as of `uncertainty.noise`. As many seeds of each are looked at as most groups have;
+      groups with fewer are not, and of two groups none is.
     noise: of all of them, pooled.
   """
-  most = max((len(group_SD) for group_SD in groups.values()), default=0)
+  if noise is None:
+    return {}
+  usual = statistics.mode(len(group_SD) for group_SD in groups.values())
   means = {}
   for key, group_SD in groups.items():
-    whole_D = np.isfinite(group_SD).all(axis=0)
-    if len(group_SD) == most and whole_D.any():
-      means[key] = group_SD[:, whole_D].mean(axis=1)
-  if noise is None or not means:
-    return {}
-  alike = paired.alike(np.stack(list(means.values())), SPREADS)
+    some_SD = group_SD[:usual]
+    whole_D = np.isfinite(some_SD).all(axis=0)
+    if len(some_SD) == usual and whole_D.any():
+      means[key] = some_SD[:, whole_D].mean(axis=1)
+  alike = paired.alike(np.stack(list(means.values())), SPREADS) if means else []
   own = {key: pooled([groups[key]]) for i, key in enumerate(means) if i not in alike}
-  return {key: larger(of, noise) for key, of in own.items() if of}
+  return {
+    key: larger(dataclasses.replace(of, known=of.degrees), noise) for key, of in own.items() if of
+  }
 
 
 def larger(one: Noise, other: Noise) -> Noise:
-  """The larger of each deviation, with the degrees of freedom of the one that has more."""
+  """The larger of each deviation, known as well as those of the one that is larger on the whole."""
+  wider = max(one, other, key=lambda noise: np.hypot(noise.trunk, noise.branch))
   return Noise(
-    max(one.trunk, other.trunk), max(one.branch, other.branch), max(one.degrees, other.degrees)
+    max(one.trunk, other.trunk),
+    max(one.branch, other.branch),
+    max(one.degrees, other.degrees),
+    wider.known,
   )
 
 

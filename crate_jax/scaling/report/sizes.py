@@ -67,7 +67,8 @@ def sizes(
 
 def _whole(noise: Noise) -> Noise:
   """Everything between seeds as noise of a cell: another size has another trunk."""
-  return Noise(0.0, float(np.hypot(noise.trunk, noise.branch)), noise.degrees)
+  whole = float(np.hypot(noise.trunk, noise.branch))
+  return dataclasses.replace(noise, trunk=0.0, branch=whole)
 
 
 def _errors(
@@ -84,5 +85,4 @@ def _errors(
     trunk = rng.normal(size=(draws, 1)) * noise.trunk
     own = rng.normal(size=(draws, len(group))) * noise.branch
     parts.append((trunk + own) / np.sqrt(count_D))
-  doubt = np.sqrt(noise.degrees / rng.chisquare(noise.degrees, (draws, 1)))
-  return np.concatenate(parts, axis=1) * doubt
+  return np.concatenate(parts, axis=1) * noise.doubt(draws, rng)
