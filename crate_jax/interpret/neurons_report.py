@@ -53,7 +53,7 @@ largest hundredth; "others' rules" scores every neuron with the rules of {others
 of its layer, and takes the mean: they can explain nothing of it but what the layer's neurons share.
 "Trained, Spearman": the correlation of ranks in place of values, on {sample} windows of the scoring
 works that all neurons share; works that are drawn again keep their ranks. p: two-sided, of no
-difference, corrected over the layers by Holm's method.
+difference, corrected over the layers by Holm's method. Purity and what follows it are medians.
 """
 
 
