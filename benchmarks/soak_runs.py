@@ -167,6 +167,7 @@ def counts(folder: Path) -> list[Row]:
     while (found := _in_turn(folder, run, kind, sizes)) is None and tries < 5:
       tries += 1
     bad, notes = found or ([f"it had ended before it stopped, {tries} times"], [])
+    late = f"{tries - 1} tries had ended before they stopped" if tries > 1 else ""
     there = logged(run)
     if [line["batch_hash"] for line in there.values()] != [x["batch_hash"] for x in one.values()]:
       bad.append("other batches")
@@ -176,7 +177,7 @@ def counts(folder: Path) -> list[Row]:
       bad.append(f"losses of the first 20 steps are off by {off:.1e}")
     path = " to ".join(map(str, sizes))
     what = f"{path} {kind}: the batches and the first 20 losses of one device"
-    rows.append(row(what, 1, _joined(bad), ", ".join(notes), f"losses within {off:.1e}"))
+    rows.append(row(what, 1, _joined(bad), ", ".join(notes), late, f"losses within {off:.1e}"))
   return rows
 
 

@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import studies
+from scipy import stats
 
 from crate_jax.errors import UserError
 from crate_jax.scaling.report import forecast as forecast_lib
 from crate_jax.scaling.report import output as output_lib
 from crate_jax.scaling.report.analysis import Choice, analyse
 from crate_jax.scaling.report.cells import grid
+from crate_jax.scaling.uncertainty import Noise
 
 FEW = Choice(draws=100)
 LONGER = 9600
@@ -135,6 +138,16 @@ def test_without_enough_noise_it_has_no_interval(rows, shorter):
   assert all(of["low"] is of["high"] is None for of in [*made["losses"], *made["gaps"]])
   scored = forecast_lib.score(made, grid(rows)[0])
   assert all(of.observed and of.error is not None and of.inside is None for of in scored)
+
+
+@pytest.mark.parametrize(
+  ("noise", "degrees"), [(Noise(0.03, 0.04, 12), 12), (Noise(0.03, 0.04, 12, 2), 2)]
+)
+def test_a_mean_of_new_seeds_is_as_unsure_as_the_noise_is_known(noise, degrees):
+  """Student's t of the noise's own degrees of freedom, over three seeds."""
+  drawn = forecast_lib._new_mean(noise, 3, 40_000, np.random.default_rng(0))
+  wanted = stats.t.ppf(0.95, degrees) * 0.05 / 3**0.5
+  assert np.quantile(drawn, 0.95) == pytest.approx(wanted, rel=0.03)
 
 
 def test_a_run_that_repeats_its_text_is_marked(rows, made):

@@ -77,9 +77,8 @@ def kinds(records: Mapping[str, Record]) -> Kinds:
   found: dict[str, dict[str, Record]] = {}
   every = zip(records.items(), kinds_of(list(records.values())), strict=True)
   for (workdir, record), kind in every:
-    step, end = record.facts["step"], record.facts["train_steps"]
-    at = f"step {step:,}" + (f" of {end:,}" if step != end else "")
-    of_kind = found.setdefault(f"{kind}, {at}", {})
+    end = "" if record.ended else f" of {record.facts['train_steps']:,}"
+    of_kind = found.setdefault(f"{kind}, step {record.facts['step']:,}{end}", {})
     for other, r in of_kind.items():
       if r.facts["train_seed"] == record.facts["train_seed"]:
         raise UserError(

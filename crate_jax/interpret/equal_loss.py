@@ -1,6 +1,5 @@
 """Kinds of networks compared where their losses are equal."""
 
-import collections
 import dataclasses
 import itertools
 from collections.abc import Sequence
@@ -48,8 +47,8 @@ class Point:
 
   @property
   def ended(self) -> bool:
-    """Whether it is the end of its run, where the rate has decayed, and not on its way there."""
-    return bool(self.record.facts["step"] == self.record.facts["train_steps"])
+    """Whether it is the end of its run."""
+    return self.record.ended
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +121,8 @@ def points(records: Sequence[Record], seed: int, draws: int = DRAWS) -> list[Poi
 def base(points: Sequence[Point]) -> str:
   """The kind that others are held against: of the first model's rates, that with most points."""
   model = points[0].record.facts["kind"]
-  return collections.Counter(p.kind for p in points if p.record.facts["kind"] == model).most_common(
-    1
-  )[0][0]
+  kinds = [p.kind for p in points if p.record.facts["kind"] == model]
+  return max(kinds, key=kinds.count)
 
 
 def at_equal_loss(points: Sequence[Point], seed: int, draws: int = DRAWS) -> list[Equal]:

@@ -87,6 +87,11 @@ class Record:
     """How many there are."""
     return len(self.units_Ln)
 
+  @property
+  def ended(self) -> bool:
+    """Whether it is of the end of its run, where the rate has decayed, and not on its way there."""
+    return bool(self.facts["step"] == self.facts["train_steps"])
+
   def of_layer(self, layer: int | None) -> slice:
     """Where a layer's neurons stand among all; None for all of them."""
     n = self.units_Ln.shape[1]
