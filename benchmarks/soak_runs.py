@@ -167,7 +167,7 @@ def counts(folder: Path) -> list[Row]:
     while (found := _in_turn(folder, run, kind, sizes)) is None and tries < 5:
       tries += 1
     bad, notes = found or ([f"it had ended before it stopped, {tries} times"], [])
-    late = f"{tries - 1} tries had ended before they stopped" if tries > 1 else ""
+    late = f"tries that had ended before they stopped: {tries - 1}" if found and tries > 1 else ""
     there = logged(run)
     if [line["batch_hash"] for line in there.values()] != [x["batch_hash"] for x in one.values()]:
       bad.append("other batches")
